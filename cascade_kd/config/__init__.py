@@ -1,0 +1,67 @@
+"""From TOML files to one checked object (floor 7), and the explicit tables of what a TOML may name.
+
+``files``: the keys. ``stage_checks``, ``experiment_checks``: what must hold
+between them. ``tables``: type and method names. ``experiment`` and
+``stage``: the frozen objects that a run gets. ``lines``, ``problems``, ``sources``, ``catalogue``: where things stand.
+The names below are imported on first use, so that ``cascade_kd.config.catalogue`` alone costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cascade_kd.config.catalogue import find, names, resolve
+    from cascade_kd.config.dataset import load_dataset_definition
+    from cascade_kd.config.describe import describe_catalogue, describe_distillers
+    from cascade_kd.config.experiment import ExperimentConfig, load_experiment
+    from cascade_kd.config.init import write_first_files
+    from cascade_kd.config.resolved import config_sha256, resolved_toml
+    from cascade_kd.config.schema import json_schemas
+    from cascade_kd.config.stage import StageConfig
+    from cascade_kd.config.tables import DISTILLERS, models, resolve_type
+
+_MODULE_OF = {
+    "DISTILLERS": "tables",
+    "ExperimentConfig": "experiment",
+    "StageConfig": "stage",
+    "config_sha256": "resolved",
+    "describe_catalogue": "describe",
+    "describe_distillers": "describe",
+    "find": "catalogue",
+    "json_schemas": "schema",
+    "load_dataset_definition": "dataset",
+    "load_experiment": "experiment",
+    "models": "tables",
+    "names": "catalogue",
+    "resolve": "catalogue",
+    "resolve_type": "tables",
+    "resolved_toml": "resolved",
+    "write_first_files": "init",
+}
+
+__all__ = [
+    "DISTILLERS",
+    "ExperimentConfig",
+    "StageConfig",
+    "config_sha256",
+    "describe_catalogue",
+    "describe_distillers",
+    "find",
+    "json_schemas",
+    "load_dataset_definition",
+    "load_experiment",
+    "models",
+    "names",
+    "resolve",
+    "resolve_type",
+    "resolved_toml",
+    "write_first_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,40 @@
+"""What there is, one row of text a thing: for ``cascade-kd list``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from cascade_kd.config import catalogue
+from cascade_kd.config.lines import read_document
+
+Row = tuple[str, ...]
+
+
+def describe_catalogue(what: Literal["stages", "datasets"]) -> list[Row]:
+    """(name, type, level, first comment) of every stage, (name, licence, description) of every data set."""
+    describe: Callable[[Path], Row] = _stage if what == "stages" else _dataset
+    return [(name, *describe(catalogue.find(what, name))) for name in catalogue.names(what)]
+
+
+def describe_distillers() -> list[Row]:
+    """(method, first line of its config's docstring) of every distiller."""
+    from cascade_kd.config.tables import DISTILLERS
+
+    return [(name, (config.__doc__ or "").strip().splitlines()[0]) for name, config in DISTILLERS.items()]
+
+
+def _stage(path: Path) -> Row:
+    data = read_document(path).data
+    return str(data.get("type", "")), str(data.get("level", "")), _first_comment(path)
+
+
+def _dataset(path: Path) -> Row:
+    data = read_document(path).data
+    return str(data.get("licence", "")), str(data.get("description", "")) or _first_comment(path)
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text("utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

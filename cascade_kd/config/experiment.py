@@ -1,0 +1,198 @@
+"""An experiment TOML with everything it names, checked as a whole: one object that a run can trust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cascade_kd.config import catalogue
+from cascade_kd.config.dataset import in_order, read_definition
+from cascade_kd.config.experiment_checks import check_distill, check_expected
+from cascade_kd.config.files import ExperimentFile
+from cascade_kd.config.lines import Document, KeyPath, read_document
+from cascade_kd.config.problems import Fault, salvage
+from cascade_kd.config.sources import (
+    Layer,
+    Override,
+    OverrideLayer,
+    Sources,
+    apply_override,
+    parse_override,
+    stage_of,
+)
+from cascade_kd.config.stage import StageConfig, StageDraft, read_stage
+from cascade_kd.config.stage_checks import check_stages
+from cascade_kd.config.tables import DISTILLERS, DistillConfig
+from cascade_kd.config.words import choose, listing, show
+from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.errors import ConfigError, Problem, UserError
+from cascade_kd.evaluate.settings import EvaluateConfig
+
+Bands = Mapping[str, Mapping[str, tuple[float, float]]]
+
+_FILL: dict[str, Any] = {"name": "unnamed", "dataset": "unnamed", "stage": [{}]}  # for required keys that are wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """A whole experiment, complete and checked.
+
+    ``dataset`` is a catalogue name or an absolute path. The files that it was read from take no part in ==.
+    """
+
+    name: str
+    dataset: str
+    seeds: tuple[int, ...]
+    stages: tuple[StageConfig, ...]
+    distill: tuple[DistillConfig, ...]
+    evaluate: EvaluateConfig
+    expected: Bands
+    rounds: int
+    init_from: str | None
+    deterministic: bool
+    definition: DatasetDefinition
+    dataset_file: Path = field(compare=False)
+    file: Path = field(compare=False)
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def load_experiment(
+    path_or_name: str | Path, *, overrides: Sequence[str] = (), without_distill: bool = False
+) -> ExperimentConfig:
+    """Read an experiment, the stage files and the data-set file it names, and check all of it.
+
+    ``overrides`` are ``KEY=VALUE`` as of ``--set``, applied before validation, later ones over earlier ones.
+    ``without_distill`` leaves out the distillers, and the expected bands, which are those of the distilled run.
+    Raises ConfigError with all problems of all files, UserError where there is no such file or name.
+    """
+    document = read_document(catalogue.resolve("experiments", str(path_or_name)))
+    problems: list[Problem] = []
+    data = deepcopy(document.data)
+    layers, of_stages = _apply_overrides(data, overrides, problems)
+    sources = Sources((*layers, Layer(document.shown, data if not layers else document.data, document.lines)))
+
+    head, faults = salvage(ExperimentFile, data, fill=_FILL)
+    assert head is not None, "every required key has a stand-in"
+    problems += [sources.problem(fault) for fault in faults]
+    dataset, definition, dataset_file = _read_dataset(data, document, sources, problems)
+    drafts = _read_stages(data, document, of_stages, problems)
+    pairs = _read_distill(data, sources, problems)
+
+    def place(path: KeyPath, message: str) -> Problem:
+        return sources.problem(Fault(path, message))
+
+    problems += check_stages(drafts, definition)
+    problems += check_distill(pairs, drafts, place)
+    problems += check_expected(head, drafts, place)
+    if problems:
+        raise ConfigError(in_order(problems))
+    assert definition is not None
+    assert dataset_file is not None
+    return ExperimentConfig(
+        name=head.name,
+        dataset=dataset,
+        seeds=head.seeds,
+        stages=tuple(draft.config() for draft in drafts),
+        distill=() if without_distill else tuple(pairs.values()),
+        evaluate=head.evaluate,
+        expected={} if without_distill else _bands(head),
+        rounds=head.rounds,
+        init_from=head.init_from,
+        deterministic=head.deterministic,
+        definition=definition,
+        dataset_file=dataset_file,
+        file=document.path.resolve(),
+    )
+
+
+def _bands(head: ExperimentFile) -> Bands:
+    return {name: {metric: (band[0], band[1]) for metric, band in of.items()} for name, of in head.expected.items()}
+
+
+def _apply_overrides(
+    data: dict[str, Any], texts: Sequence[str], problems: list[Problem]
+) -> tuple[list[OverrideLayer], dict[int, list[Override]]]:
+    """Set the overrides in ``data``, but for those of stages, which wait for the stage's file: by stage number."""
+    layers: list[OverrideLayer] = []
+    of_stages: dict[int, list[Override]] = {}
+    entries = _tables(data.get("stage"))
+    names = [str(entry.get("name", "")) for entry in entries.values()]
+    for text in texts:
+        override = parse_override(text)
+        if isinstance(override, Problem):
+            problems.append(override)
+        elif override.path[0] == "stage":
+            number = stage_of(override, names)
+            if isinstance(number, Problem):
+                problems.append(number)
+            else:
+                of_stages.setdefault(list(entries)[number], []).append(override)
+        else:
+            layer = apply_override(data, override, override.path)
+            if isinstance(layer, Problem):
+                problems.append(layer)
+            else:
+                layers.insert(0, layer)
+    return layers, of_stages
+
+
+def _tables(values: object) -> dict[int, dict[str, Any]]:
+    """The entries of a list of tables that are tables, by number."""
+    entries = values if isinstance(values, list) else []
+    return {number: entry for number, entry in enumerate(entries) if isinstance(entry, dict)}
+
+
+def _read_dataset(
+    data: Mapping[str, Any], document: Document, sources: Sources, problems: list[Problem]
+) -> tuple[str, DatasetDefinition | None, Path | None]:
+    """``dataset`` as a name or an absolute path, its definition and its file; None where something is wrong."""
+    written = data.get("dataset")
+    if not isinstance(written, str):
+        return "", None, None
+    try:
+        path = catalogue.resolve("datasets", written, beside=document.path.parent)
+        definition, path = read_definition(path)
+    except ConfigError as error:
+        problems += error.problems
+        return "", None, None
+    except UserError as error:
+        problems.append(sources.problem(Fault(("dataset",), str(error))))
+        return "", None, None
+    return (str(path) if written.endswith(".toml") else written), definition, path
+
+
+def _read_stages(
+    data: Mapping[str, Any], document: Document, of_stages: Mapping[int, list[Override]], problems: list[Problem]
+) -> list[StageDraft]:
+    drafts: list[StageDraft] = []
+    for number, entry in _tables(data.get("stage")).items():
+        draft, found = read_stage(number, entry, document, of_stages.get(number, ()))
+        drafts.append(draft)
+        problems += found
+    return drafts
+
+
+def _read_distill(data: Mapping[str, Any], sources: Sources, problems: list[Problem]) -> dict[int, DistillConfig]:
+    """The entries of ``[[distill]]`` that can be read, each by the model of its method, by number."""
+    pairs: dict[int, DistillConfig] = {}
+    for number, entry in _tables(data.get("distill")).items():
+        at: KeyPath = ("distill", number)
+        method = entry.get("method")
+        model = DISTILLERS.get(method) if isinstance(method, str) else None
+        if model is None:
+            message = f"no distiller {show(method)} in this version{choose(str(method), DISTILLERS)}"
+            if "method" not in entry:
+                message = f"required key is missing: the distiller; there are: {listing(DISTILLERS)}"
+            problems.append(sources.problem(Fault((*at, "method"), message, "method" not in entry)))
+            continue
+        pair, faults = salvage(model, entry)
+        problems += [sources.problem(Fault((*at, *fault.path), fault.message, fault.missing)) for fault in faults]
+        if pair is not None:
+            pairs[number] = pair
+    return pairs

@@ -1,0 +1,138 @@
+"""What must hold between distillers, stages and expected bands.
+
+Each check is a generator of problems over drafts, in which keys that are wrong by themselves are None; so all that is
+wrong is said at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from cascade_kd.config.files import ExperimentFile
+from cascade_kd.config.lines import KeyPath
+from cascade_kd.config.stage import StageDraft
+from cascade_kd.config.tables import DistillConfig, is_model, signals_of
+from cascade_kd.config.words import choose, listing
+from cascade_kd.errors import Problem
+
+Place = Callable[[KeyPath, str], Problem]  # a key of the experiment and what is wrong with it
+
+ROW_METRICS = ("auc", "gauc", "logloss", "ece")
+LIST_METRICS = ("recall", "ndcg")  # each at a k
+
+
+def check_distill(pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft], place: Place) -> Iterator[Problem]:
+    """Who may teach whom; ``pairs`` by their number in the file."""
+    stages = {draft.name: draft for draft in drafts if draft.keys.name}
+    taught: dict[str, list[str]] = {}  # teacher -> students, offline pairs only
+    seen: set[tuple[str, str, str]] = set()
+    for number, pair in pairs.items():
+        at = ("distill", number)
+        for key, name in (("teacher", pair.teacher), ("student", pair.student)):
+            if name not in stages:
+                known = choose(name, stages)
+                yield place((*at, key), f"no stage is named '{name}'{known}")
+        if pair.teacher == pair.student:
+            yield place((*at, "student"), f"'{pair.student}' cannot teach itself; teacher and student must differ")
+            continue
+        yield from _check_signals(pair, stages, at, place)
+        entry = (pair.teacher, pair.student, pair.method)
+        if entry in seen:
+            message = f"'{pair.teacher}' teaches '{pair.student}' by '{pair.method}' twice; give each pair one entry"
+            yield place((*at, "method"), message)
+        seen.add(entry)
+        way_back = _way(taught, pair.student, pair.teacher)
+        if way_back:
+            ring = " -> ".join([pair.teacher, *way_back])
+            yield place(
+                (*at, "student"),
+                f"the offline pairs form a ring: {ring}; a teacher must be complete before its student. Take one pair "
+                'out and let it teach in another round, or train the pair together with mode = "joint" (a later '
+                "version)",
+            )
+        else:
+            taught.setdefault(pair.teacher, []).append(pair.student)
+    yield from _check_rest(pairs, drafts)
+
+
+def check_expected(head: ExperimentFile, drafts: Sequence[StageDraft], place: Place) -> Iterator[Problem]:
+    """Bands name stages (or the cascade) and metrics that the run will report."""
+    stages = {draft.name: draft for draft in drafts if draft.keys.name}
+    for name, bands in head.expected.items():
+        if name == "cascade":
+            keep = drafts[-1].keys.keep if drafts else None
+            plain: tuple[str, ...] = ("found",)
+        elif name in stages:
+            keep = stages[name].keys.keep
+            plain = ROW_METRICS
+        else:
+            options = [*stages, "cascade"]
+            hint = choose(name, options)
+            yield place(("expected", name), f"no stage is named '{name}'{hint}")
+            continue
+        cuts = sorted({*head.evaluate.k, *([keep] if keep else [])})
+        for metric in bands:
+            why = _unknown_metric(metric, plain, cuts)
+            if why:
+                yield place(("expected", name, metric), why)
+
+
+def _unknown_metric(metric: str, plain: Sequence[str], cuts: Sequence[int]) -> str:
+    """Why this metric will not be reported, or nothing."""
+    if metric in plain:
+        return ""
+    base, at, k = metric.partition("@")
+    if at and base in LIST_METRICS:
+        if not re.fullmatch("[1-9][0-9]*", k):
+            return f"want {base}@K with a whole number K >= 1"
+        if int(k) in cuts:
+            return ""
+        return f"nothing is counted at {k}; add it to [evaluate] k, or choose one of {', '.join(map(str, cuts))}"
+    options = [*plain, *(f"{name}@{k}" for name in LIST_METRICS for k in cuts)]
+    return f"no metric '{metric}'{choose(metric, options)}"
+
+
+def _check_signals(
+    pair: DistillConfig, stages: Mapping[str, StageDraft], at: KeyPath, place: Place
+) -> Iterator[Problem]:
+    """The teacher gives what the method needs, and the student's loss has room for it."""
+    teacher, student = stages.get(pair.teacher), stages.get(pair.student)
+    if teacher is not None and teacher.model_type is not None:
+        gives = signals_of(teacher.model_type)
+        lacks = [signal for signal in pair.needs if signal not in gives]
+        if lacks:
+            message = f"method '{pair.method}' needs the signal '{lacks[0]}' of its teacher; stage '{pair.teacher}'"
+            yield place((*at, "teacher"), f"{message} of type '{teacher.keys.type}' gives {listing(gives)}")
+    if student is None:
+        return
+    train = student.keys.train
+    if train is not None and train.loss not in pair.student_losses:
+        message = f"method '{pair.method}' teaches a stage whose [train] loss is {listing(pair.student_losses)}"
+        yield place((*at, "student"), f"{message}; '{pair.student}' has '{train.loss}'")
+    if student.model_type is not None and not is_model(student.model_type):
+        message = f"stage '{pair.student}' of type '{student.keys.type}' is not trained by the library"
+        yield place((*at, "student"), f"{message} and cannot learn")
+
+
+def _check_rest(pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft]) -> Iterator[Problem]:
+    """``label_weight = "rest"`` leaves a weight that is not negative."""
+    for draft in drafts:
+        weights = [max(p.weight, p.end_weight or 0.0) for p in pairs.values() if p.student == draft.name]
+        if draft.keys.label_weight == "rest" and sum(weights) > 1 + 1e-9:
+            message = f"\"rest\" is 1 minus the weights of the distillers of '{draft.name}', which sum to"
+            yield draft.problem(("label_weight",), f"{message} {sum(weights):g}; they must not exceed 1")
+
+
+def _way(graph: Mapping[str, Sequence[str]], start: str, goal: str) -> list[str]:
+    """A path from start to goal along the edges, both included; empty if there is none."""
+    paths = [[start]]
+    seen = {start}
+    while paths:
+        path = paths.pop(0)
+        if path[-1] == goal:
+            return path
+        fresh = [node for node in graph.get(path[-1], ()) if node not in seen]
+        seen.update(fresh)
+        paths += [[*path, node] for node in fresh]
+    return []

@@ -1,0 +1,61 @@
+"""JSON Schema of the three file kinds, for editors that complete and check TOML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from cascade_kd.config.files import ExperimentFile, StageEntry, StageFile
+from cascade_kd.config.tables import DISTILLERS, config_of, models
+from cascade_kd.data.definition import DatasetDefinition
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+Schema = dict[str, Any]
+
+
+def json_schemas() -> dict[str, Schema]:
+    """``experiment``, ``stage`` and ``dataset``: one schema each, complete in itself."""
+    stage = _schema(StageFile)
+    stage["required"] = ["type", "level"]
+    _add_model_tables(stage)
+
+    experiment = _schema(ExperimentFile)
+    definitions = experiment.setdefault("$defs", {})
+    entry = _move_in(StageEntry, definitions)
+    entry["required"] = ["name"]
+    definitions["TrainConfig"].pop("required", None)  # the stage file holds the rest
+    definitions["StageEntry"] = entry
+    for model in DISTILLERS.values():
+        definitions[model.__name__] = _move_in(model, definitions)
+    experiment["properties"]["stage"]["items"] = {"$ref": "#/$defs/StageEntry"}
+    choices = [{"$ref": f"#/$defs/{model.__name__}"} for model in DISTILLERS.values()]
+    experiment["properties"]["distill"]["items"] = choices[0] if len(choices) == 1 else {"oneOf": choices}
+    return {"experiment": experiment, "stage": stage, "dataset": _schema(DatasetDefinition)}
+
+
+def _schema(model: type[BaseModel]) -> Schema:
+    return {"$schema": DIALECT, **model.model_json_schema(by_alias=True)}
+
+
+def _move_in(model: type[BaseModel], definitions: Schema) -> Schema:
+    """The schema of a model, its own definitions moved to the common ones."""
+    schema = model.model_json_schema(by_alias=True)
+    definitions.update(schema.pop("$defs", {}))
+    return schema
+
+
+def _add_model_tables(stage: Schema) -> None:
+    """What ``[model]`` may hold depends on ``type``: one condition a built-in type."""
+    definitions = stage.setdefault("$defs", {})
+    stage["allOf"] = []
+    for name, model in models().items():
+        config = config_of(model)
+        definitions[config.__name__] = _move_in(config, definitions)
+        stage["allOf"].append(
+            {
+                "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
+                "then": {"properties": {"model": {"$ref": f"#/$defs/{config.__name__}"}}},
+            }
+        )

@@ -1,0 +1,147 @@
+"""What must hold between the keys of a stage, the stages of a cascade and the data set.
+
+Each check is a generator of problems over drafts, in which keys that are wrong by themselves are None; so all that is
+wrong is said at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cascade_kd.config.lines import KeyPath
+from cascade_kd.config.stage import StageDraft
+from cascade_kd.config.tables import is_model, is_tower, levels_of, sides_of
+from cascade_kd.config.words import choose, listing
+from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.errors import Problem
+from cascade_kd.types import ITEM_ID, LEVELS, USER_ID, Level, Side
+
+SIDES: tuple[Side, ...] = ("user", "context", "item", "pair")
+
+
+def check_stages(drafts: Sequence[StageDraft], definition: DatasetDefinition | None) -> Iterator[Problem]:
+    """Names, levels, budgets, types, features and training of all stages; ``definition`` None skips the data set."""
+    before: list[StageDraft] = []
+    for draft in drafts:
+        names = {other.name.lower(): other for other in before}
+        if draft.keys.name and draft.name.lower() in names:
+            clash = names[draft.name.lower()].name
+            alike = "" if clash == draft.name else f" (in upper and lower case: '{clash}')"
+            yield draft.problem(("name",), f"two stages are named '{draft.name}'{alike}; names must differ")
+        yield from _check_order(draft, before)
+        yield from _check_type(draft)
+        yield from _check_training(draft, definition)
+        if definition is not None:
+            yield from _check_features(draft, definition)
+        before.append(draft)
+
+
+def _check_order(draft: StageDraft, before: Sequence[StageDraft]) -> Iterator[Problem]:
+    """Levels do not go backwards, only the first stage retrieves, budgets do not grow."""
+    level, keep = draft.keys.level, draft.keys.keep
+    if level and not before and level != "recall":
+        message = "the first stage draws on the whole catalogue and must be of level 'recall'"
+        yield draft.problem(("level",), f"{message}, got '{level}'")
+    if level == "recall" and before:
+        message = "only the first stage is of level 'recall'; this one scores what stage"
+        yield draft.problem(("level",), f"{message} '{before[-1].name}' hands on; want 'prerank' or 'rank'")
+    elif level and before:
+        latest = max(before, key=lambda other: _depth(other.keys.level))
+        if _depth(latest.keys.level) > _depth(level):
+            message = f"level '{level}' comes after '{latest.keys.level}' of stage '{latest.name}'"
+            yield draft.problem(("level",), f"{message}; levels must not go backwards")
+    budgets = [other for other in before if other.keys.keep is not None]
+    if keep is not None and budgets and keep > (budgets[-1].keys.keep or 0):
+        message = f"keeps {keep}, more than the {budgets[-1].keys.keep} that stage '{budgets[-1].name}' hands on"
+        yield draft.problem(("keep",), f"{message}; budgets must not grow along the cascade")
+
+
+def _depth(level: Level | None) -> int:
+    return LEVELS.index(level) if level else -1
+
+
+def _check_type(draft: StageDraft) -> Iterator[Problem]:
+    """The type serves the level, and an index stands where something retrieves."""
+    keys, model_type = draft.keys, draft.model_type
+    if keys.level and model_type is not None:
+        levels = levels_of(model_type)
+        if keys.level not in levels:
+            message = f"type '{keys.type}' does not serve level '{keys.level}'; it serves {listing(levels)}"
+            yield draft.problem(("type",), message)
+        elif keys.level == "recall" and is_model(model_type) and not is_tower(model_type):
+            message = f"a model of level 'recall' needs user_vectors and item_vectors, which '{keys.type}' lacks"
+            yield draft.problem(("type",), f"{message}; choose 'two-tower'")
+    if keys.index is not None and keys.level not in (None, "recall"):
+        message = f"only a stage of level 'recall' has an index, this one is of level '{keys.level}'; leave it out"
+        yield draft.problem(("index",), message)
+
+
+def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> Iterator[Problem]:
+    """Label, loss, samples and monitor fit the data set, the type and the place in the cascade."""
+    train, model_type = draft.keys.train, draft.model_type
+    if train is None:
+        return
+    if definition is not None and train.label not in definition.labels:
+        hint = choose(train.label, definition.labels)
+        yield draft.problem(("train", "label"), f"data set '{definition.name}' has no label '{train.label}'{hint}")
+    for number, source in enumerate(train.samples):
+        if source.source == "upstream" and draft.place == 0:
+            message = "the first stage has no stage before it to take samples from; want 'impressions' or 'uniform'"
+            yield draft.problem(("train", "samples", number, "from"), message)
+        elif source.source != "impressions" and train.loss == "sampled-softmax":
+            message = (
+                f"loss 'sampled-softmax' draws its negatives from the batch and takes no '{source.source}' samples"
+            )
+            yield draft.problem(("train", "samples", number, "from"), f"{message}; leave them out")
+    if model_type is not None and not is_model(model_type):
+        message = f"type '{draft.keys.type}' is no torch module, so the library does not train it; leave [train] out"
+        yield draft.problem(("train",), message)
+        return
+    tower = model_type is None or is_tower(model_type)
+    if train.loss == "sampled-softmax":
+        if not tower:
+            message = f"loss 'sampled-softmax' needs user and item vectors, which type '{draft.keys.type}' lacks"
+            yield draft.problem(("train", "loss"), f"{message}; want 'bce'")
+        if train.monitor == "logloss":
+            message = "a sampled softmax gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
+            yield draft.problem(("train", "monitor"), message)
+        if draft.keys.label_weight not in (1.0, "rest"):
+            message = "loss 'sampled-softmax' is the whole loss of its stage; leave label_weight out"
+            yield draft.problem(("label_weight",), message)
+    if train.monitor.startswith("recall@") and not tower:
+        message = "recall@K is taken over the whole catalogue by user and item vectors"
+        yield draft.problem(
+            ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"
+        )
+
+
+def _check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:
+    """Listed features exist, are online at the level and of a side that the type sees; no tower is left empty."""
+    level, listed = draft.keys.level, draft.keys.features
+    sides = sides_of(draft.model_type) if draft.model_type is not None else SIDES
+    known: dict[str, tuple[Level, Side]] = {USER_ID: ("recall", "user"), ITEM_ID: ("recall", "item")}
+    known |= {feature.name: (feature.available, feature.side) for feature in definition.feature}
+    names = list(known) if listed == "all" else list(listed)
+    seen: dict[str, Side] = {}
+    for number, name in enumerate(names):
+        at: KeyPath = ("features",) if listed == "all" else ("features", number)
+        if name not in known:
+            hint = choose(name, known)
+            yield draft.problem(at, f"data set '{definition.name}' has no feature '{name}'{hint}")
+            continue
+        available, side = known[name]
+        if level and _depth(available) > _depth(level):
+            if listed != "all":
+                message = f"feature '{name}' is available at '{available}', later than this stage's level '{level}'"
+                yield draft.problem(at, f"{message}; it is privileged: only a teacher may see it")
+            continue
+        if level:
+            seen[name] = side
+        if side not in sides and listed != "all":
+            message = f"feature '{name}' is of side '{side}', and type '{draft.keys.type}' sees {listing(sides)} only"
+            yield draft.problem(at, f"{message}; leave it out, or choose another type")
+    if level and draft.model_type is not None and is_tower(draft.model_type):
+        for tower, fitting in (("user", ("user", "context")), ("item", ("item",))):
+            if not any(side in fitting for side in seen.values()):
+                message = f"the {tower} tower has nothing to see: list a feature of side '{tower}'"
+                yield draft.problem(("features",), f"{message}, such as '{tower}_id'")

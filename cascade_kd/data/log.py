@@ -1,0 +1,171 @@
+"""From raw tables to the coded log and the users and items it speaks of (floor 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from cascade_kd.data.checks import (
+    as_ids,
+    check_both_classes,
+    check_no_nan,
+    checked_ids,
+    checked_label,
+    checked_numbers,
+    checked_times,
+    evaluated,
+    refuse_rows,
+)
+from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.data.delimited import ROW
+from cascade_kd.data.encode import codes_of
+from cascade_kd.data.readers import PART
+from cascade_kd.data.split import assign_parts
+from cascade_kd.errors import DataError
+
+Tables = dict[str, pl.DataFrame]
+HOLDERS = {"user": "users", "item": "items"}  # role -> the table that describes its ids
+
+
+@dataclass(frozen=True)
+class Log:
+    """Events in the order of (user, time, request, row), and the raw ids behind codes 1, 2, ...."""
+
+    events: pl.DataFrame  # user, item, time, request, part, label:NAME, oracle, position: as they are stored
+    raw: pl.DataFrame  # the wanted raw columns of the same rows
+    user_ids: pl.Series
+    item_ids: pl.Series
+    dropped: dict[str, int]  # what the filter left out
+
+
+def build_log(definition: DatasetDefinition, tables: Tables) -> Log:
+    """Check, label, filter, sort, code and split the events. Raises ``DataError``; see ``checks`` and ``split``."""
+    for name, table in tables.items():
+        check_no_nan(table, table=name)
+    raw, roles = tables["events"], definition.roles
+    ids = _ids(definition, tables)
+    events = pl.DataFrame({"user": ids["events", "user"], "item": ids["events", "item"], ROW: _row_order(raw)})
+    if roles.time is None:
+        events = events.with_columns(pl.col(ROW).alias("time"))
+    else:
+        events = events.with_columns(checked_times(raw, roles.time, unit=roles.time_unit).alias("time"))
+    events = events.with_columns(_optional_columns(definition, raw))
+    for name, expression in definition.labels.items():
+        values = evaluated(expression, raw, table="events", who=f"label {name}")
+        label = checked_label(values, raw, label=name, expression=expression)
+        events = events.with_columns(label.alias(f"label:{name}"))
+
+    kept = _filtered(events, definition)
+    user_ids, dropped_users = _known_users(definition, tables, ids, kept)
+    item_ids, dropped_items = _known_items(definition, ids, kept)
+    dropped = {"events": len(events) - len(kept), "users": dropped_users, "items": dropped_items}
+    kept = kept.with_columns(codes_of(kept["user"], user_ids), codes_of(kept["item"], item_ids))
+    if roles.request is not None:
+        kept = kept.with_columns(_dense_requests(kept))
+    order = ["user", "time", *(["request"] if roles.request is not None else []), ROW]
+    kept = kept.sort(order)
+    kept = kept.with_columns(assign_parts(kept, definition.split)).drop(PART, strict=False)
+    labels = [f"label:{name}" for name in definition.labels]
+    check_both_classes(kept.filter(pl.col("part") == 0).select(labels))
+    return Log(kept.drop(ROW), raw[kept[ROW]], user_ids, item_ids, dropped)
+
+
+def _row_order(raw: pl.DataFrame) -> pl.Series:
+    return pl.int_range(len(raw), dtype=pl.Int64, eager=True)
+
+
+def _ids(definition: DatasetDefinition, tables: Tables) -> dict[tuple[str, str], pl.Series]:
+    """(table, role) -> checked ids; the two tables of a role agree in type (else both are text)."""
+    columns = {"user": definition.roles.user, "item": definition.roles.item}
+    ids: dict[tuple[str, str], pl.Series] = {}
+    for role, holder in HOLDERS.items():
+        ids["events", role] = checked_ids(tables["events"], columns[role], table="events")
+        if holder not in tables:
+            continue
+        ids[holder, role] = checked_ids(tables[holder], columns[role], table=holder, distinct=True)
+        both = [("events", role), (holder, role)]
+        if ids[both[0]].dtype != ids[both[1]].dtype:
+            ids |= {key: as_ids(ids[key], pl.String()) for key in both}
+        log, described = (ids[key] for key in both)
+        if not log.is_in(described.implode()).any():
+            raise DataError(
+                f"no {role} of the events is in this table: ids look like {log[0]!r} there, {described[0]!r} here",
+                table=holder,
+                column=columns[role],
+            )
+    return ids
+
+
+def _optional_columns(definition: DatasetDefinition, raw: pl.DataFrame) -> list[pl.Series]:
+    """Request (raw), position, oracle and the part of a split by files, checked."""
+    roles, columns = definition.roles, list[pl.Series]()
+    if roles.request is not None:
+        columns.append(checked_ids(raw, roles.request, table="events").alias("request"))
+    for name, role, dtype in (("position", roles.position, pl.Int64), ("oracle", roles.oracle, pl.Float32)):
+        if role is not None:
+            numbers = checked_numbers(raw[role], raw, table="events", column=role)
+            refuse_rows(numbers.is_null(), f"a {name} is missing ({{count}} rows)", raw, table="events", column=role)
+            columns.append(numbers.cast(dtype).alias(name))
+    if roles.oracle is not None:
+        outside = (columns[-1] < 0) | (columns[-1] > 1)
+        message = "a probability is outside 0 to 1 ({count} rows)"
+        refuse_rows(outside, message, raw, table="events", column=roles.oracle)
+    return [*columns, raw[PART]] if PART in raw.columns else columns
+
+
+def _filtered(events: pl.DataFrame, definition: DatasetDefinition) -> pl.DataFrame:
+    """Events of users and items that have enough of them, until both bounds hold."""
+    users, items = definition.filter.min_user_events, definition.filter.min_item_events
+    while users > 1 or items > 1:
+        kept = events.filter(pl.len().over("user") >= users, pl.len().over("item") >= items)
+        if len(kept) == 0:
+            raise DataError(
+                f"min_user_events = {users} and min_item_events = {items} leave no event; lower them under [filter]",
+                table="events",
+            )
+        if len(kept) == len(events):
+            break
+        events = kept
+    return events
+
+
+def _known_users(
+    definition: DatasetDefinition, tables: Tables, ids: dict[tuple[str, str], pl.Series], kept: pl.DataFrame
+) -> tuple[pl.Series, int]:
+    """The users that have events, sorted, and how many the filter left out."""
+    known = kept["user"].unique().sort()
+    everyone = ids["events", "user"].unique()
+    if ("users", "user") in ids:
+        table_ids = ids["users", "user"]
+        idle = ~table_ids.is_in(known.implode())
+        if definition.filter.min_user_events == 0:
+            example = table_ids.filter(idle)[0] if idle.any() else ""
+            refuse_rows(
+                idle,
+                f"user {example!r} has no events ({{count}} users); [filter] min_user_events = 1 leaves such users out",
+                tables["users"],
+                table="users",
+                column=definition.roles.user,
+            )
+        everyone = pl.concat([everyone, table_ids]).unique()
+    return known, len(everyone) - len(known)
+
+
+def _known_items(
+    definition: DatasetDefinition, ids: dict[tuple[str, str], pl.Series], kept: pl.DataFrame
+) -> tuple[pl.Series, int]:
+    """The sorted catalogue: items of events and, unless ``min_item_events`` asks for events, of the item table."""
+    everyone = pl.concat([column for (_, role), column in ids.items() if role == "item"]).unique()
+    if definition.filter.min_item_events:
+        known = kept["item"].unique()
+    else:
+        known = pl.concat([kept["item"], ids.get(("items", "item"), kept["item"])]).unique()
+    return known.sort(), len(everyone) - len(known)
+
+
+def _dense_requests(events: pl.DataFrame) -> pl.Series:
+    """Request numbers 0, 1, ... by user and raw id: the same raw id of two users is two requests."""
+    pairs = events.select("user", "request").unique().sort("user", "request").with_row_index("dense")
+    joined = events.select("user", "request").join(pairs, on=["user", "request"], how="left", maintain_order="left")
+    return joined["dense"].cast(pl.Int64).alias("request")

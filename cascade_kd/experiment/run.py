@@ -1,0 +1,274 @@
+"""From one experiment to one report (floor 8)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cascade_kd.cascade import Cascade
+from cascade_kd.config import ExperimentConfig, config_sha256, resolved_toml
+from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.errors import UserError
+from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
+from cascade_kd.evaluate.evaluate import Labelled
+from cascade_kd.experiment.rounds import Round, Workshop, stage_features, train_rounds
+from cascade_kd.experiment.rundir import CHECKPOINTS, EVENTS, METRICS, ORIGIN, REPORT, check_data, open_run, trim_events
+from cascade_kd.experiment.store import Store
+from cascade_kd.report import Report, atomic_write_text, render_html
+from cascade_kd.retrieval import IndexConfig, make_retriever
+from cascade_kd.train import ProgressLog
+from cascade_kd.train.grow import save_origin
+
+Tree = dict[str, Any]
+PACKAGES = ("cascade-kd", "torch", "numpy", "polars", "scikit-learn", "faiss-cpu", "faiss-gpu")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves in memory: the report, the data, and the final cascade of every seed."""
+
+    report: Report
+    dataset: Dataset
+    cascades: Mapping[int, Cascade]
+    out: Path
+    outside: list[str]  # figures outside the bands of [expected], one line each
+
+
+def run(
+    config: ExperimentConfig,
+    out: Path | str | None = None,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    progress: ProgressLog | None = None,
+) -> RunResult:
+    """Prepare the data, train all rounds of all seeds, evaluate, and write the run directory.
+
+    ``out`` defaults to ``runs/NAME``. Raises UserError for wrong input and Interrupted after a checkpoint was saved.
+    """
+    started = time.perf_counter()
+    folder = Path(out) if out is not None else Path("runs") / config.name
+    chosen = choose_device(device)
+    torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
+    toml = resolved_toml(config)
+    open_run(folder, toml, resume=resume)
+    prepared = prepare(config.definition, base=config.dataset_file.parent)
+    dataset = load(prepared).to(chosen)
+    check_data(folder, dataset.sha256)
+    save_origin(dataset, folder / ORIGIN)
+    trim_events(folder / EVENTS, _reached(folder))
+    progress = progress or ProgressLog()
+    progress.events = folder / EVENTS
+
+    seeds: dict[str, Tree] = {}
+    curves: list[dict[str, Any]] = []
+    calibration: dict[str, list[dict[str, Any]]] = {}
+    agreement: dict[str, list[dict[str, Any]]] = {}
+    cascades: dict[int, Cascade] = {}
+    with progress:
+        for seed in config.seeds:
+            rounds = train_rounds(Workshop(config, dataset, folder, Store(), progress), seed)
+            progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
+            tree, final = _measure(config, dataset, rounds)
+            seeds[str(seed)] = tree
+            curves += _curves(seed, rounds)
+            cascades[seed] = _cascade(config, rounds[-1])
+            if seed == config.seeds[0]:
+                calibration = dict(final.calibration)
+                agreement = _agreement(config, dataset, rounds, final)
+    report = Report(
+        run=_about(config, dataset, chosen, started),
+        seeds=seeds,
+        config_toml=toml,
+        curves=curves,
+        calibration=calibration,
+        agreement=agreement,
+        notes=_notes(config, seeds),
+    )
+    report.write_json(folder / METRICS)
+    atomic_write_text(folder / REPORT, render_html(report))
+    return RunResult(report, dataset, cascades, folder, outside_bands(config, report))
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one. Raises UserError for ``cuda`` without CUDA."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {name}: want auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this torch sees no CUDA device; use --device cpu, or install a CUDA build")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Evaluation]:
+    """The tree of one seed, and the last round's evaluation."""
+    labels = stage_labels(config, dataset)
+    base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
+    final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
+    last = config.stages[-1]
+    ks = tuple(sorted({*config.evaluate.k, last.keep}))
+    mask_seen = config.evaluate.mask_seen
+    reference = reference_metrics(dataset, base.asked, labels[last.name].label, ks, mask_seen=mask_seen)
+    distill: Tree = {}
+    for distiller in config.distill if len(rounds) > 1 else ():
+        distill[f"{distiller.teacher}->{distiller.student}:{distiller.method}"] = distill_metrics(
+            rounds[-2][distiller.teacher].stage,
+            final.trace.step(distiller.student),
+            final.asked.requests,
+            config.evaluate.k,
+            student=base.stages[distiller.student],
+            distilled=final.stages[distiller.student],
+            taught=base.stages[distiller.teacher],
+        )
+    tree: Tree = {
+        "stages": final.stages,
+        "cascade": final.cascade,
+        "teachers": {},
+        "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
+        "distill": distill,
+    }
+    return tree, final
+
+
+def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labelled]:
+    """Every stage's label; a stage that is not trained is measured on the last trained stage's."""
+    trained = [stage.train.label for stage in config.stages if stage.train is not None]
+    default = trained[-1] if trained else next(iter(dataset.events.labels))
+    return {
+        stage.name: Labelled(stage.train.label, stage.train.loss == "bce")
+        if stage.train is not None
+        else Labelled(default, False)
+        for stage in config.stages
+    }
+
+
+def describe_layers(config: ExperimentConfig, dataset: Dataset) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(stage, layer, shape for one row) of every hidden state that a model of the experiment gives."""
+    rows: list[tuple[str, str, tuple[int, ...]]] = []
+    for stage in config.stages:
+        kind = stage.model_type
+        if not issubclass(kind, torch.nn.Module):
+            continue
+        features = stage_features(stage, kind, dataset)
+        model = kind(stage.model, features).eval()
+        requests = dataset.requests_of(dataset.rows("train")[:2], part="train")
+        item_R = dataset.events.item_N[dataset.rows("train")[:2]]
+        inputs = dataset.inputs([f.name for f in features], requests, item_R, torch.arange(2), part="train")
+        with torch.no_grad():
+            hidden = model(inputs, model.hidden_names).hidden
+        rows += [(stage.name, name, tuple(hidden[name].shape[1:])) for name in model.hidden_names]
+    return rows
+
+
+def outside_bands(config: ExperimentConfig, report: Report) -> list[str]:
+    """One line for every figure whose mean over seeds lies outside its band."""
+    lines = []
+    for where, bands in config.expected.items():
+        tree = report.summary["cascade"] if where == "cascade" else report.summary["stages"][where]
+        for name, (low, high) in bands.items():
+            value = tree.get(name, {}).get("mean")
+            if value is None or not low <= value <= high:
+                got = "nothing" if value is None else f"{value:.4f}"
+                lines.append(f"expected.{where}.{name}: want a mean over seeds in [{low}, {high}], got {got}")
+    return lines
+
+
+def _cascade(config: ExperimentConfig, stages: Round) -> Cascade:
+    return Cascade(tuple(stages[stage.name].stage for stage in config.stages))
+
+
+def _curves(seed: int, rounds: list[Round]) -> list[dict[str, Any]]:
+    points = []
+    for number, stages in enumerate(rounds):
+        for name, trained in stages.items():
+            if number == 0 or trained is not rounds[number - 1][name]:
+                points += [{"seed": seed, "round": number, "stage": name} | point for point in trained.curve]
+    return points
+
+
+def _agreement(
+    config: ExperimentConfig, dataset: Dataset, rounds: list[Round], final: Evaluation
+) -> dict[str, list[dict[str, Any]]]:
+    """Binned probabilities of teacher and student on the test rows."""
+    if len(rounds) == 1:
+        return {}
+    return {
+        f"{d.teacher}->{d.student}:{d.method}": agreement_bins(final.logits[d.teacher], final.logits[d.student])
+        for d in config.distill
+        if d.teacher in final.logits and d.student in final.logits
+    }
+
+
+def _reached(folder: Path) -> dict[tuple[int, int, str], int]:
+    """The step of every stage's last checkpoint."""
+    reached = {}
+    for path in (folder / CHECKPOINTS).glob("*/*/*/last.json"):
+        meta = json.loads(path.read_text("utf-8"))
+        reached[meta["seed"], meta["round"], meta["stage"]] = meta["state"]["step"]
+    return reached
+
+
+def _notes(config: ExperimentConfig, seeds: Mapping[str, Tree]) -> list[str]:
+    """What a reader should know before the figures: which index served, and a stage that orders worse than before."""
+    notes = [make_retriever(stage.index or IndexConfig())[1] for stage in config.stages if stage.level == "recall"]
+    keep = config.stages[-1].keep
+    name = f"recall@{keep}"
+    for seed, tree in seeds.items():
+        values = [(stage.name, tree["stages"][stage.name].get(name, {}).get("mean")) for stage in config.stages]
+        for (before, a), (after, b) in pairwise(values):
+            if a is not None and b is not None and b < a:
+                notes.append(
+                    f"Seed {seed}: stage '{after}' orders worse than '{before}' does: {name} of its own order is "
+                    f"{b:.4f}, against {a:.4f} of the order it received."
+                )
+    return [note for note in notes if note]
+
+
+def _about(config: ExperimentConfig, dataset: Dataset, device: torch.device, started: float) -> Tree:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "name": config.name,
+        "config_sha256": config_sha256(config),
+        "data_sha256": dataset.sha256,
+        "commit": _commit(),
+        "versions": _versions(),
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "wall_s": round(time.perf_counter() - started, 1),
+        "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the library's own checkout, with ``+`` when it has changes; None for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

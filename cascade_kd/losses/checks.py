@@ -1,0 +1,24 @@
+"""What every loss refuses, in one place."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def check_same_shape(first: Tensor, second: Tensor, names: str) -> None:
+    """Raise ValueError unless both tensors have one shape: broadcasting would mix rows silently."""
+    if first.shape != second.shape:
+        raise ValueError(f"{names} must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+
+
+def check_teacher(student: Tensor, teacher: Tensor) -> None:
+    """Raise ValueError for a teacher that carries a gradient or has another shape than the student."""
+    if teacher.requires_grad:
+        raise ValueError("the teacher's logits carry a gradient; score them under torch.no_grad() or detach() them")
+    check_same_shape(student, teacher, "student and teacher")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless the temperature is a positive number."""
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number > 0, got {temperature}")

@@ -1,0 +1,27 @@
+"""Metrics (floor 2): exact, float64, without a loop over users. Each states its denominator and returns its count."""
+
+from cascade_kd.metrics.auc import GroupAUC, auc, gauc, group_auc
+from cascade_kd.metrics.funnel import Funnel, survival
+from cascade_kd.metrics.metric import Metric, mean_and_stderr
+from cascade_kd.metrics.probability import CalibrationCurve, calibration_curve, ece, logloss, platt
+from cascade_kd.metrics.ranking import hits, ndcg_at, overlap_at, recall_at
+
+__all__ = [
+    "CalibrationCurve",
+    "Funnel",
+    "GroupAUC",
+    "Metric",
+    "auc",
+    "calibration_curve",
+    "ece",
+    "gauc",
+    "group_auc",
+    "hits",
+    "logloss",
+    "mean_and_stderr",
+    "ndcg_at",
+    "overlap_at",
+    "platt",
+    "recall_at",
+    "survival",
+]

@@ -1,0 +1,103 @@
+"""Two towers and an inner product, for recall and pre-rank (floor 3). B requests, R rows, D output width."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar, Literal, final
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from cascade_kd.errors import UserError
+from cascade_kd.models.fields import FieldEmbedding
+from cascade_kd.models.mlp import MLP
+from cascade_kd.types import Feature, Inputs, Level, Output, Side
+
+
+class TwoTowerConfig(BaseModel):
+    """``[model]`` of a stage of type "two-tower"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of both towers")
+    output_size: int = Field(default=32, ge=1, description="width of the user and item vectors")
+    similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
+    temperature: float = Field(default=1.0, gt=0.0, description="the similarity is divided by it")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each hidden layer")
+
+
+class Tower(nn.Module):
+    """Fields -> MLP -> linear projection to the output width."""
+
+    def __init__(self, num_fields: int, config: TwoTowerConfig) -> None:
+        super().__init__()
+        self.mlp = MLP(num_fields * config.embedding_size, config.hidden, dropout=config.dropout)
+        self.out = nn.Linear(self.mlp.out_width, config.output_size)
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, fields_NFD: Tensor, hidden: Collection[str], prefix: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """[N, F, D] to [N, output], and the hidden states asked for."""
+        x_NW, states = self.mlp(fields_NFD.flatten(1), hidden, f"{prefix}.mlp.")
+        return self.out(x_NW), states
+
+
+@final
+class TwoTower(nn.Module):
+    """logit = <user vector, item vector> / temperature + bias; both towers read one fused embedding table.
+
+    The bias is one number for all rows: it calibrates probabilities and changes no order. Source: Yi et al.,
+    RecSys 2019 (towers, cosine with temperature); the light pre-ranker of Xu et al., KDD 2020, has the same form.
+    """
+
+    Config: ClassVar[type[BaseModel]] = TwoTowerConfig
+    levels: ClassVar[tuple[Level, ...]] = ("recall", "prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item")
+
+    def __init__(self, config: TwoTowerConfig, features: Sequence[Feature]) -> None:
+        super().__init__()
+        pair = [f.name for f in features if f.side == "pair"]
+        if pair:
+            raise UserError(
+                f"a two-tower model was given pair features {pair}, which belong to neither tower; leave them out of "
+                "`features`, or use a model that scores pairs, such as type 'dcnv2'"
+            )
+        self.scale = 1.0 / config.temperature
+        self.cosine = config.similarity == "cosine"
+        self.fields = FieldEmbedding(features, config.embedding_size)
+        self.user = Tower(len(self.fields.user.names), config)
+        self.item = Tower(len(self.fields.item.names), config)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    @property
+    def hidden_names(self) -> tuple[str, ...]:
+        """``user.mlp.k``, ``user.vector`` [B, D] and ``item.mlp.k``, ``item.vector`` [R, D]."""
+        towers = (("user", self.user), ("item", self.item))
+        return tuple(n for side, tower in towers for n in (*tower.mlp.hidden_names(f"{side}.mlp."), f"{side}.vector"))
+
+    def forward(self, inputs: Inputs, hidden: Collection[str] = ()) -> Output:
+        """Logits [R]; hidden states of the user tower have one row a request, of the item tower one a row."""
+        user_BD, states = self._tower("user", self.fields.user_fields(inputs.user), hidden)
+        item_RD, item_states = self._tower("item", self.fields.item_fields(inputs.item), hidden)
+        logits_R = (user_BD.index_select(0, inputs.row_R) * item_RD).sum(1) * self.scale + self.bias
+        return Output(logits_R, states | item_states)
+
+    def user_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """[B, D] such that ``user @ item`` is the logit without its bias (the temperature sits in the user's)."""
+        return self._tower("user", self.fields.user_fields(columns), ())[0] * self.scale
+
+    def item_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """[R, D], the vectors an index holds."""
+        return self._tower("item", self.fields.item_fields(columns), ())[0]
+
+    def _tower(self, side: str, fields_NFD: Tensor, hidden: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        tower = self.user if side == "user" else self.item
+        x_ND, states = tower(fields_NFD, hidden, side)
+        if self.cosine:
+            x_ND = F.normalize(x_ND, dim=1)
+        if f"{side}.vector" in hidden:
+            states[f"{side}.vector"] = x_ND
+        return x_ND, states

@@ -1,0 +1,40 @@
+"""The interface of a stage, for type checking; a plug-in need not subclass it (floor 4)."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from cascade_kd.types import Candidates, Level, Requests
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Orders what it receives and keeps its budget.
+
+    ``signals`` says what it can teach with: ``ranking`` (every stage has an order), ``logits``, ``hidden``,
+    ``embedding``. The first stage of a cascade receives None and draws on the whole catalogue.
+    """
+
+    name: str
+    level: Level
+    keep: int
+    signals: frozenset[str]
+
+    def order(self, requests: Requests, candidates: Candidates | None) -> Candidates:
+        """All the candidates that were received, best first; a recall stage: its own best ``keep``."""
+        ...
+
+    def __call__(self, requests: Requests, candidates: Candidates | None) -> Candidates:
+        """The first ``keep`` of :meth:`order`."""
+        ...
+
+
+@runtime_checkable
+class LogitStage(Stage, Protocol):
+    """A stage whose ``signals`` hold ``logits``: it can be measured by AUC and can teach or learn by logits."""
+
+    def logits(self, requests: Requests, item_R: Tensor, row_R: Tensor, event_R: Tensor | None = None) -> Tensor:
+        """Logits [R] of the rows (request, item)."""
+        ...

@@ -1,0 +1,107 @@
+"""Recall: a two-tower model behind an index over the whole catalogue (floor 4).
+
+B requests, I items, D vector width, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.data import Dataset
+from cascade_kd.models import TowerModel
+from cascade_kd.retrieval import IndexConfig, Retriever, make_retriever, search_excluding
+from cascade_kd.stages.scoring import score_rows
+from cascade_kd.types import Candidates, Feature, Level, Part, Requests
+
+ITEMS_PER_CALL = 1 << 16
+
+
+@final
+@dataclass(frozen=True)
+class RetrievalStage:
+    """Searches the index of item vectors for every user vector; leaves out what the user has already if asked.
+
+    The index is built at the first search of each part and kept: item features that change with time are taken as
+    of the end of that part's log.
+    """
+
+    name: str
+    level: Level
+    keep: int
+    features: tuple[Feature, ...]
+    model: TowerModel
+    dataset: Dataset
+    index: IndexConfig = field(default_factory=IndexConfig)
+    mask_seen: bool = True
+    signals: frozenset[str] = frozenset({"ranking", "logits", "hidden", "embedding"})
+    _indices: dict[Part, Retriever] = field(default_factory=dict, repr=False, compare=False)
+
+    def order(self, requests: Requests, candidates: Candidates | None = None) -> Candidates:
+        """The best ``keep`` items of the catalogue, by inner product."""
+        if candidates is not None:
+            raise ValueError(f"stage '{self.name}' draws on the whole catalogue and must come first")
+        with _evaluation_mode(self.model):
+            query_BD = self.model.user_vectors(
+                self.dataset.user_inputs(self.names, requests, part=requests.part)
+            ).float()
+        retriever = self.retriever(requests.part)
+        if self.mask_seen:
+            offsets_B1, items = self.dataset.seen(requests.user_B, part=requests.part)
+        else:
+            offsets_B1 = torch.zeros(len(requests) + 1, dtype=torch.int64, device=query_BD.device)
+            items = offsets_B1[:0]
+        # Row r of the index is item code r + 1.
+        found = search_excluding(retriever, query_BD, self.keep, offsets_B1, items - 1)
+        return Candidates.ranked(found.row_BK + 1, found.score_BK, found.valid_BK)
+
+    def __call__(self, requests: Requests, candidates: Candidates | None = None) -> Candidates:
+        """The same as :meth:`order`: a recall stage keeps all that it retrieves."""
+        return self.order(requests, candidates)
+
+    def logits(self, requests: Requests, item_R: Tensor, row_R: Tensor, event_R: Tensor | None = None) -> Tensor:
+        """Logits [R] of the rows (request, item), without the index."""
+        return score_rows(self.model, self.dataset, self.features, requests, item_R, row_R, event_R)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the features it reads."""
+        return [feature.name for feature in self.features]
+
+    def retriever(self, part: Part = "test") -> Retriever:
+        """The index over item codes 1..I in order, built on first use."""
+        if part not in self._indices:
+            retriever, _ = make_retriever(self.index)  # the run says it when another index than asked for serves
+            retriever.build(self.item_vectors(part))
+            self._indices[part] = retriever
+        return self._indices[part]
+
+    def item_vectors(self, part: Part = "test") -> Tensor:
+        """[I, D] float32, item code i in row i - 1."""
+        codes = self.dataset.item_codes()
+        time = self.dataset.events.time_N.max() + 1
+        vectors: list[Tensor] = []
+        with _evaluation_mode(self.model):
+            for item_R in codes.split(ITEMS_PER_CALL):
+                columns = self.dataset.item_inputs(
+                    self.names, item_R, time_R=time.expand_as(item_R), user_R=torch.zeros_like(item_R), part=part
+                )
+                vectors.append(self.model.item_vectors(columns).float())
+        return torch.cat(vectors)
+
+
+@contextmanager
+def _evaluation_mode(model: TowerModel) -> Iterator[None]:
+    assert isinstance(model, nn.Module)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

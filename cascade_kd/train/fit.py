@@ -1,0 +1,239 @@
+"""One training loop in plain torch for every model (floor 6). B impressions of a batch, R rows, M training rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.data import Dataset
+from cascade_kd.interrupt import DeferredInterrupt, Interrupted
+from cascade_kd.models import Model, TowerModel
+from cascade_kd.retrieval import IndexConfig
+from cascade_kd.streams import scoped_seed, seed_at, stream
+from cascade_kd.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from cascade_kd.train.monitor import make_monitor
+from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss
+from cascade_kd.train.progress import ProgressLog, StageProgress
+from cascade_kd.train.samples import Batch, Sampler
+from cascade_kd.train.settings import TrainConfig
+from cascade_kd.types import Candidates, Feature
+
+LossParts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One distillation term of a student's loss.
+
+    ``teacher_M`` are the teacher's cached logits of the student's training rows, in the sampler's order; sampled
+    negatives carry no teacher score and stay out of the term and of its denominator. ``weight`` is a function of
+    (step, total steps); where it is 0 the term is not computed, so nothing of it can leak into the step.
+    """
+
+    name: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    weight: Callable[[int, int], float]
+    teacher_M: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that ``fit`` needs to train one stage."""
+
+    stage: str
+    model: Model
+    features: tuple[Feature, ...]
+    dataset: Dataset
+    train: TrainConfig
+    rows_M: Tensor
+    seed: int  # of this stage's streams
+    lists: Candidates | None = None
+    label_weight: float | Literal["rest"] = 1.0
+    terms: tuple[Term, ...] = ()
+    index: IndexConfig = field(default_factory=IndexConfig)
+    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # state to continue from
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the features the model reads."""
+        return [feature.name for feature in self.features]
+
+
+@dataclass
+class State:
+    """What changes while training, all of it in every checkpoint. ``loss_sum`` is over the epoch so far."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    bad_epochs: int = 0
+    finished: bool = False
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train ``task.model`` and leave it with its best weights; returns the learning curve, one point an epoch.
+
+    ``folder`` receives ``last`` (every epoch and on an interrupt, with optimiser state) and ``best``; if it holds a
+    ``last`` of this task, training goes on from there and ends in the weights of an uninterrupted run. ``about`` goes
+    into both files (seed, round, key). Early stopping: ``patience`` epochs without a better monitor.
+    Raises Interrupted after saving when SIGINT or SIGTERM arrived.
+    """
+    model, train = task.model, task.train
+    assert isinstance(model, nn.Module)
+    # Decayed Adam moments become denormal numbers, which cost a multiple of the step on most CPUs.
+    torch.set_flush_denormal(True)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    restore_optimizer(model, optimizer, task.optimizer)
+    state = _resume(folder / "last.safetensors", model, optimizer)
+    sampler = make_sampler(task)
+    monitor, more_is_better = make_monitor(
+        train.monitor, model, task.dataset, task.features, train.label, index=task.index
+    )
+    loss_parts = make_loss(task, sampler)
+    total_steps = train.epochs * sampler.steps_per_epoch
+    last_step = min(total_steps, train.max_steps or total_steps)
+    model_seed = stream(task.seed, "model")
+
+    with progress.stage(task.stage, train.epochs, sampler.steps_per_epoch, train.monitor, about) as bar:
+        while not state.finished:
+            with DeferredInterrupt() as interrupt, scoped_seed():
+                train_epoch(task, model, optimizer, sampler, loss_parts, state, last_step, model_seed, bar, interrupt)
+            if interrupt.signum is not None:
+                _save(folder / "last.safetensors", model, optimizer, state, about)
+                message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
+                raise Interrupted(interrupt.signum, message)
+            _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
+            if state.bad_epochs == 0:
+                _save(folder / "best.safetensors", model, None, state, about)
+            _save(folder / "last.safetensors", model, optimizer, state, about)
+            bar.epoch(state.curve[-1])
+    model.load_state_dict(dict(load_checkpoint(folder / "best.safetensors").model))
+    return state.curve
+
+
+def make_sampler(task: Task) -> Sampler:
+    """The batches of a task: positives only for the softmax, impressions and sampled negatives otherwise."""
+    rows_M = task.rows_M
+    softmax = task.train.loss == "sampled-softmax"
+    if softmax:
+        rows_M = rows_M[task.dataset.events.labels[task.train.label][rows_M] > 0]
+    return Sampler(
+        task.dataset,
+        rows_M,
+        task.train.label,
+        batch_size=task.train.batch_size,
+        seed=task.seed,
+        sources=() if softmax else task.train.samples,
+        lists=task.lists,
+    )
+
+
+def make_loss(task: Task, sampler: Sampler) -> Callable[[Batch, int, int], LossParts]:
+    """(batch, step, total steps) -> the weighted terms of the loss by name; their sum is minimised."""
+    model, dataset, names, train = task.model, task.dataset, task.names, task.train
+    if train.loss == "sampled-softmax":
+        assert isinstance(model, TowerModel), "config lets only tower models train with a sampled softmax"
+        tower, log_q_I1 = model, log_popularity(dataset, sampler.rows_M)
+        return lambda batch, step, total: {"label": in_batch_softmax_loss(tower, dataset, names, batch, log_q_I1)}
+
+    def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
+        label_loss, logits_R = pointwise_loss(model, dataset, names, batch)
+        weights = {term.name: term.weight(step, total_steps) for term in task.terms}
+        label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
+        parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
+        for term in task.terms:
+            if weights[term.name]:
+                student_B = logits_R[: len(batch.sample_B)]
+                loss_B = term.loss(student_B, term.teacher_M[batch.sample_B])
+                parts[term.name] = weights[term.name] * loss_B.mean()
+        return parts
+
+    return loss_parts
+
+
+def train_epoch(
+    task: Task,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sampler: Sampler,
+    loss_parts: Callable[[Batch, int, int], LossParts],
+    state: State,
+    last_step: int,
+    model_seed: int,
+    bar: StageProgress,
+    interrupt: DeferredInterrupt,
+) -> None:
+    """Steps up to the end of the epoch, ``last_step`` or an interrupt, whichever comes first."""
+    steps = sampler.steps_per_epoch
+    end = min((state.step // steps + 1) * steps, last_step)
+    total_steps = task.train.epochs * steps
+    model.train()
+    while state.step < end and interrupt.signum is None:
+        torch.manual_seed(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
+        parts = loss_parts(sampler.batch(state.step), state.step, total_steps)
+        loss = sum_of(list(parts.values()))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
+        state.loss_sum += value
+        state.step += 1
+        bar.step(value, state.step, sampler.batch_size)
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum, left to right; a single part is returned as it is."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _close_epoch(
+    state: State, steps_per_epoch: int, value: float, more_is_better: bool, train: TrainConfig, last_step: int
+) -> None:
+    epoch = -(-state.step // steps_per_epoch)
+    steps = state.step - (epoch - 1) * steps_per_epoch
+    better = state.best is None or (value > state.best if more_is_better else value < state.best)
+    if better:
+        state.best, state.best_epoch, state.bad_epochs = value, epoch, 0
+    else:
+        state.bad_epochs += 1
+    state.finished = state.step >= last_step or (train.patience > 0 and state.bad_epochs >= train.patience)
+    point = {"epoch": epoch, "step": state.step, "loss": state.loss_sum / steps, "metric": train.monitor}
+    state.curve.append(point | {"value": value if math.isfinite(value) else None})
+    state.loss_sum = 0.0
+
+
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: State, about: dict[str, Any]
+) -> None:
+    saved = optimizer_state(model, optimizer) if optimizer is not None else {}
+    save_checkpoint(path, Checkpoint(model.state_dict(), about | {"state": vars(state)}, saved))
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    if not path.exists():
+        return State()
+    checkpoint = load_checkpoint(path)
+    model.load_state_dict(dict(checkpoint.model))
+    restore_optimizer(model, optimizer, checkpoint.optimizer)
+    return State(**checkpoint.meta["state"])

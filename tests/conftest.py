@@ -1,0 +1,101 @@
+"""Fixtures shared by all tests: a cache of their own, one thread, and a tiny experiment on the embedded world."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+TINY_STAGES = """
+[[stage]]
+name = "recall"
+use = "recall/two-tower"
+keep = 20
+model = {{ embedding_size = 8, hidden = [16], output_size = 8 }}
+train = {{ label = "click", batch_size = 256, epochs = {epochs}, monitor = "recall@20" }}
+
+[[stage]]
+name = "prerank"
+use = "prerank/two-tower"
+keep = 10
+model = {{ embedding_size = 4, hidden = [8], output_size = 4, dropout = 0.1 }}
+train = {{ label = "click", batch_size = 512, epochs = {epochs}, learning_rate = 1e-2 }}
+
+[[stage]]
+name = "rank"
+use = "rank/dcnv2"
+keep = 5
+model = {{ embedding_size = 4, hidden = [8], cross_layers = 1, dropout = 0.1 }}
+train = {{ label = "click", batch_size = 512, epochs = {epochs}, learning_rate = 1e-2 }}
+"""
+
+TINY_DISTILL = """
+[[distill]]
+teacher = "rank"
+student = "prerank"
+method = "logit"
+loss = "kl"
+temperature = 2.0
+weight = 0.5
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own: nothing is found that another test or the user left."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CASCADE_KD_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path: Path) -> Path:
+    """The embedded world at 6,000 rows, 120 users, 80 items."""
+    text = (ROOT / "datasets" / "synthetic.toml").read_text("utf-8")
+    for key, value in (("rows", 6000), ("users", 120), ("items", 80)):
+        line = next(line for line in text.splitlines() if line.startswith(f"{key} = "))
+        text = text.replace(line, f"{key} = {value}", 1)
+    path = tmp_path / "tiny.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_dataset: Path) -> Callable[..., Path]:
+    """Writes a three-stage experiment on the tiny world: ``tiny(seeds=[0], epochs=2, distill=..., extra=...)``."""
+
+    def write(
+        *,
+        seeds: list[int] | None = None,
+        epochs: int = 2,
+        distill: str = TINY_DISTILL,
+        extra: str = "",
+        name: str = "tiny",
+    ) -> Path:
+        text = f'name = "{name}"\ndataset = "{tiny_dataset.name}"\nseeds = {seeds or [0]}\n{extra}\n'
+        path = tiny_dataset.parent / f"{name}-experiment.toml"
+        path.write_text(
+            text + TINY_STAGES.format(epochs=epochs) + distill + "\n[evaluate]\nmask_seen = false\n", "utf-8"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """``$CASCADE_KD_DATA``; skips with the reason where there is none."""
+    given = os.environ.get("CASCADE_KD_DATA")
+    if not given or not Path(given).is_dir():
+        pytest.skip("CASCADE_KD_DATA names no folder with the real data sets")
+    return Path(given)
