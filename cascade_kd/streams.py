@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 _MASK = (1 << 64) - 1
 
@@ -32,6 +33,21 @@ def seed_at(stream_seed: int, step: int) -> int:
 def generator_at(stream_seed: int, step: int = 0) -> torch.Generator:
     """A CPU generator for one step of a stream; draws are made on the CPU so that devices agree."""
     return torch.Generator().manual_seed(seed_at(stream_seed, step))
+
+
+def hashed(stream_seed: int, index_N: Tensor) -> Tensor:
+    """[N] pseudo-random int64 in [0, 2^62): one draw for each number, whatever is asked beside it or before.
+
+    SplitMix64's finaliser as in :func:`seed_at`, on tensors (int64 products wrap; shifts are made logical by a mask).
+    """
+    z = index_N * -0x61C8864680B583EB + _signed(stream_seed)  # 0x9E3779B97F4A7C15 as a signed number
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return ((z ^ ((z >> 31) & ((1 << 33) - 1))) >> 2) & ((1 << 62) - 1)
+
+
+def _signed(seed: int) -> int:
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 @contextlib.contextmanager

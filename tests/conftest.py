@@ -72,21 +72,21 @@ def tiny_dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tiny_dataset: Path) -> Callable[..., Path]:
-    """Writes a three-stage experiment on the tiny world: ``tiny(seeds=[0], epochs=2, distill=..., extra=...)``."""
+    """Writes a three-stage experiment on the tiny world: ``tiny(seeds=[0], epochs=2, more=..., extra=...)``."""
 
     def write(
         *,
         seeds: list[int] | None = None,
         epochs: int = 2,
         distill: str = TINY_DISTILL,
+        more: str = "",
         extra: str = "",
         name: str = "tiny",
     ) -> Path:
-        text = f'name = "{name}"\ndataset = "{tiny_dataset.name}"\nseeds = {seeds or [0]}\n{extra}\n'
+        head = f'name = "{name}"\ndataset = "{tiny_dataset.name}"\nseeds = {seeds or [0]}\n{extra}\n'
+        tail = f"{distill}{more}\n[evaluate]\nmask_seen = false\n"
         path = tiny_dataset.parent / f"{name}-experiment.toml"
-        path.write_text(
-            text + TINY_STAGES.format(epochs=epochs) + distill + "\n[evaluate]\nmask_seen = false\n", "utf-8"
-        )
+        path.write_text(head + TINY_STAGES.format(epochs=epochs) + tail, "utf-8")
         return path
 
     return write

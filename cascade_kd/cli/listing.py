@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from cascade_kd.errors import UserError
 
 METRICS = (
@@ -18,14 +21,16 @@ METRICS = (
 )
 
 
-def listing(what: str, file: str | None) -> list[str]:
+def listing(what: Literal["stages", "datasets", "distillers", "metrics", "layers"], file: str | None) -> list[str]:
     """The lines of ``cascade-kd list WHAT [FILE]``. Raises UserError if FILE is missing or not wanted."""
-    if (what == "layers") != (file is not None):
-        raise UserError("list layers FILE wants an experiment; the other lists take none")
-    if what == "metrics":
-        return _columns([*METRICS])
-    if file is not None:
+    if what == "layers":
+        if file is None:
+            raise UserError("list layers: want an experiment's TOML behind it, as in: list layers demo")
         return _layers(file)
+    if file is not None:
+        raise UserError(f"list {what} takes no file, got '{file}'")
+    if what == "metrics":
+        return _columns(METRICS)
     from cascade_kd.config import describe_catalogue, describe_distillers
 
     return _columns(describe_distillers() if what == "distillers" else describe_catalogue(what))
@@ -42,7 +47,7 @@ def _layers(file: str) -> list[str]:
     return _columns(rows)
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows

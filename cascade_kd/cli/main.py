@@ -122,10 +122,10 @@ def schema() -> None:
 @data_app.command("prepare")
 def data_prepare(dataset: DataSet) -> None:
     """Encode a data set once into the cache."""
-    from cascade_kd.config import load_dataset
+    from cascade_kd.config import load_dataset_definition
     from cascade_kd.data import prepare
 
-    definition, file = load_dataset(dataset)
+    definition, file = load_dataset_definition(dataset)
     typer.echo(prepare(definition, base=file.parent))
 
 
@@ -134,10 +134,10 @@ def data_describe(dataset: DataSet) -> None:
     """Sizes, splits, label rates, and which feature is available at which stage."""
     from rich.console import Console
 
-    from cascade_kd.config import load_dataset
+    from cascade_kd.config import load_dataset_definition
     from cascade_kd.data import description, prepare, render
 
-    definition, file = load_dataset(dataset)
+    definition, file = load_dataset_definition(dataset)
     for table in render(description(prepare(definition, base=file.parent))):
         Console().print(table)
 

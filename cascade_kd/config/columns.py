@@ -5,16 +5,17 @@ Each guess comes with its reason. N rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
-from cascade_kd.config.roles import WORDS_OF, Roles, tokens
+from cascade_kd.config.roles import ID_WORDS, WORDS_OF, Roles, tokens
 from cascade_kd.errors import UserError
 
 NUMERIC_FROM = 20  # whole numbers with more distinct values are numbers, with fewer categories
+SCALE = 11  # the most steps of a rating, 0 to 10 or 0 to 5 by halves
 RATING_FROM = 0.75  # a rating in the upper quarter of its scale counts as liked
 FREE_TEXT = 40  # characters
 EVIDENCE = 3  # users (items) with two events, at least, before a column counts as constant within them
@@ -44,29 +45,38 @@ class Attribute:
     separator: str = ""
 
 
-def guess_label(frame: pl.DataFrame, names: Iterable[str]) -> Label:
-    """What tells a good event from another. Raises UserError where no column can."""
-    candidates = [name for name in names if frame[name].n_unique() > 1]
-    named = [name for name in candidates if tokens(name) & WORDS_OF["label"]]
-    binary = [name for name in candidates if frame[name].drop_nulls().n_unique() == 2]
-    for name in [*named, *binary]:
+def guess_label(frame: pl.DataFrame, names: Collection[str], roles: Roles) -> Label:
+    """What tells a good event from another. Raises UserError where no column can.
+
+    Columns with a telling name come first, then any with two values, then any scale of whole or half steps; what is
+    the same in all events of a user or of an item is an attribute and no label.
+    """
+    attributes = set[str]().union(*constant_within(frame, names, roles).values())
+    free = [name for name in names if name not in attributes and not tokens(name) & ID_WORDS]
+    sizes = {name: frame[name].drop_nulls().n_unique() for name in free}
+    named = [name for name in free if tokens(name) & WORDS_OF["label"]]
+    binary = [name for name in free if sizes[name] == 2]
+    scales = [name for name in free if 2 < sizes[name] <= SCALE and frame[name].dtype.is_numeric()]
+    for name in [*named, *binary, *scales]:
         label = _label_of(name, frame[name])
         if label is not None:
             return label
     raise UserError(
         "no column tells a good event from another (a rating, or 0 and 1 for a click); a label needs both kinds of "
-        f"rows. There are: {', '.join(frame.columns)}"
+        f"rows. Columns without another role: {', '.join(names) or 'none'}"
     )
 
 
-def describe_columns(frame: pl.DataFrame, names: Iterable[str], roles: Roles) -> list[Attribute]:
+def describe_columns(frame: pl.DataFrame, names: Collection[str], roles: Roles) -> list[Attribute]:
     """What the columns without a role are: attributes of users or items, of the moment, or known after the event."""
-    names = list(names)
-    within = {
-        side: _constant_within(frame, names, column)
-        for side, column in (("user", roles.user.column), ("item", roles.item.column))
-    }
+    within = constant_within(frame, names, roles)
     return [_attribute(frame[name], within, roles, frame) for name in names]
+
+
+def constant_within(frame: pl.DataFrame, names: Collection[str], roles: Roles) -> dict[str, set[str]]:
+    """Side (user, item) -> the columns with one value in all events of each user (item)."""
+    columns = {"user": roles.user.column, "item": roles.item.column}
+    return {side: _constant_within(frame, list(names), column) for side, column in columns.items()}
 
 
 def sql_name(column: str) -> str:
@@ -93,7 +103,7 @@ def _label_of(name: str, values: pl.Series) -> Label | None:
         return Label(verb or "positive", f"{column} = {high:g}", name, "the larger of its two values")
     if len(distinct) <= NUMERIC_FROM:
         least = next(float(x) for x in distinct if float(x) >= low + RATING_FROM * (high - low))
-        share = float((present >= least).mean() or 0.0)
+        share = (present >= least).sum() / len(present)
         return Label("like", f"{column} >= {least:g}", name, f"a scale from {low:g} to {high:g}; {share:.0%} are good")
     median = float(present.median() or 0.0)  # type: ignore[arg-type]
     if not low <= median < high:
@@ -154,10 +164,10 @@ def _kind(values: pl.Series, holders: int, *, tags: bool) -> tuple[Kind | None, 
         for separator in ("|", ";", ","):
             if (present.str.contains(separator, literal=True)).mean() > 0.2:  # type: ignore[operator]
                 parts = present.unique().str.split(separator).explode().str.strip_chars()
-                if parts.n_unique() < len(parts) / 2:
+                if parts.n_unique() <= len(parts) / 2:
                     return "tags", separator, "several values a field that come again"
     if present.str.len_chars().mean() > FREE_TEXT:  # type: ignore[operator]
         return None, "", "free text is not read"
-    if distinct > max(NUMERIC_FROM, holders / 2):
+    if distinct > holders / 2:
         return None, "", "nearly every value is its own, which says nothing of a new one"
     return "categorical", "", f"{distinct} different values"

@@ -96,14 +96,14 @@ def _written(name: str, field: FieldInfo) -> str:
 
 
 def _faults(errors: list[ErrorDetails], model: type[BaseModel], data: Mapping[str, Any]) -> list[Fault]:
-    """One fault a place. Branches of a union that another branch has entered deeper are noise and are left out."""
+    """One fault a place. What another fault deeper inside explains is left out: branches of a union, short lists."""
     groups: dict[KeyPath, list[ErrorDetails]] = {}
     branched: set[KeyPath] = set()
     for error in errors:
         if error["type"] == "default_factory_not_called":  # only says that another key is wrong
             continue
         path = _clean(error["loc"], model, data)
-        if len(path) < len(error["loc"]):
+        if len(path) < len(error["loc"]) or error["type"] == "too_short":  # entries that are wrong do not count
             branched.add(path)
         groups.setdefault(path, []).append(error)
     return [

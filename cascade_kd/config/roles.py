@@ -25,11 +25,11 @@ WORDS = {
     "watched played label target vote feedback response overall event action",
     "outcome": "dwell duration watchtime seconds revenue amount conversion converted purchase purchased bought click "
     "clicked like liked rating score share shared comment completed skip skipped finished review",
-    "context": "device os browser platform hour weekday country city region page placement channel app network language "
-    "locale surface module source referrer weather",
+    "context": "device os browser platform hour weekday country city region page placement channel app network "
+    "language locale surface module source referrer weather",
 }
 WORDS_OF = {role: frozenset(words.split()) for role, words in WORDS.items()}
-_ID = frozenset(["id", "ids", "key", "code", "no", "nr", "number", "uuid", "hash"])
+ID_WORDS = frozenset(["id", "ids", "key", "code", "no", "nr", "number", "uuid", "hash"])
 _NAMES = frozenset(["name", "title"])
 
 UNIT_OF = (("us", 1e14), ("ms", 1e11), ("s", 1e8))
@@ -63,6 +63,7 @@ class Roles:
 def guess_roles(frame: pl.DataFrame, names: Collection[str]) -> Roles:
     """The roles among the columns ``names``. Raises UserError where there are no two columns of ids."""
     found: dict[str, Guess] = {}
+    every = list(names)
     for role in ("user", "item"):
         named = {name: score for name in names if (score := _score(name, role)) and _may_be_id(frame[name])}
         if named:
@@ -77,7 +78,7 @@ def guess_roles(frame: pl.DataFrame, names: Collection[str]) -> Roles:
         if len(ids) < len(missing):
             raise UserError(
                 f"no column looks like the ids of {' and '.join(f'{role}s' for role in missing)} (values that come "
-                f"again, whole numbers or text); there are: {', '.join(frame.columns)}. Name the columns user and item"
+                f"again, whole numbers or text); there are: {', '.join(every)}. Name the columns user and item"
             )
         why = "a column with many values that come again; user before item: check this"
         found |= {role: Guess(column, why) for role, column in zip(missing, ids, strict=True)}
@@ -102,10 +103,10 @@ def tokens(name: str) -> frozenset[str]:
 
 def _score(name: str, role: str) -> int:
     """2: the name is the role's word, perhaps with id; 1: with name or title; 0: another name."""
-    words = tokens(name) - _ID
+    words = tokens(name) - ID_WORDS
     if words and words <= WORDS_OF[role]:
         return 2
-    return 1 if words & WORDS_OF[role] and words - _NAMES <= WORDS_OF[role] and words != words & _NAMES else 0
+    return 1 if words & WORDS_OF[role] and words - _NAMES <= WORDS_OF[role] else 0
 
 
 def _is_whole(values: pl.Series) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +33,11 @@ class Dialect:
     separator_why: str
     header_why: str
 
+    @property
+    def names_columns(self) -> bool:
+        """Whether a TOML for the file must list ``columns``."""
+        return self.renamed or not self.has_header
+
 
 def sniff(path: Path) -> Dialect:
     """Guess from the first lines. Raises UserError for a file that is missing, empty or has one column only."""
@@ -56,7 +60,7 @@ def sniff(path: Path) -> Dialect:
         first = text.partition("\n")[0][:80]
         tried = ", ".join(repr(separator) for separator in SEPARATORS)
         raise UserError(f"'{path}' has no separator that parts every row alike (tried {tried}); it begins: {first!r}")
-    separator = max(fitting, key=lambda name: (fitting[name][1] >= 0.99, fitting[name][0]))
+    separator = max(fitting, key=lambda name: (name != " ", fitting[name][1] >= 0.99, fitting[name][0]))
     records = _records(text, separator)
     has_header, header_why = _has_header(records)
     names = records[0] if has_header else [f"column_{n}" for n in range(1, len(records[0]) + 1)]
@@ -90,10 +94,9 @@ def _records(text: str, separator: str) -> list[list[str]]:
 
 
 def _width(text: str, separator: str) -> tuple[int, float]:
-    """The most frequent number of fields, and the share of records that have it."""
-    counts = Counter(len(record) for record in _records(text, separator))
-    width, count = counts.most_common(1)[0]
-    return width, count / counts.total()
+    """The number of fields of the first record, and the share of records that have as many."""
+    widths = [len(record) for record in _records(text, separator)]
+    return widths[0], widths.count(widths[0]) / len(widths)
 
 
 def _has_header(records: list[list[str]]) -> tuple[bool, str]:

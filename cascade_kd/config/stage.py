@@ -22,7 +22,7 @@ from cascade_kd.config.sources import (
     merge,
 )
 from cascade_kd.config.tables import config_of, is_model, resolve_type
-from cascade_kd.config.words import listing
+from cascade_kd.config.words import listing, show_path
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.retrieval.settings import IndexConfig
 from cascade_kd.train.settings import TrainConfig
@@ -102,7 +102,7 @@ def read_stage(
     problems: list[Problem] = []
     name = entry.get("name")
     shown_name = name if isinstance(name, str) and name else str(place)
-    own = Layer(document.shown, entry, document.lines, ("stage", place), f"stage.{shown_name}")
+    own = Layer(document.shown, entry, document.lines, ("stage", place), show_path(("stage", shown_name)))
     layers: list[Layer | OverrideLayer] = [own]
     entry = dict(entry)
     _apply(entry, [o for o in overrides if o.path[2:] == ("use",)], layers, problems)

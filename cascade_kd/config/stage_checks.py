@@ -108,7 +108,7 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
         if draft.keys.label_weight not in (1.0, "rest"):
             message = "loss 'sampled-softmax' is the whole loss of its stage; leave label_weight out"
             yield draft.problem(("label_weight",), message)
-    if train.monitor.startswith("recall@") and not tower:
+    elif train.monitor.startswith("recall@") and not tower:
         message = "recall@K is taken over the whole catalogue by user and item vectors"
         yield draft.problem(
             ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"

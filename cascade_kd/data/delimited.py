@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -82,8 +83,10 @@ def read_csv(table: str, source: TableSource, path: Path, wanted: Mapping[str, s
     text = _Text(table, path, source.encoding, source.separator, quote, source.has_header, [])
     with path.open("rb") as file:
         first = file.readline().decode(source.encoding, errors="replace").lstrip("\ufeff").rstrip("\r\n")
-    fields = next(csv.reader([first], delimiter=text.separator, quotechar=quote), []) if quote else []
-    fields = fields or first.split(text.separator)
+    fields = first.split(text.separator)
+    if quote and quote in first:
+        with suppress(csv.Error):  # a stray control character: leave the fields as they are
+            fields = next(csv.reader([first], delimiter=text.separator, quotechar=quote))
     names = fields if source.columns is None else list(source.columns)
     if len(fields) != len(names) or repeated(names) or (len(fields) == 1 and len(wanted) > 1):
         _refuse_first_line(text, first, fields, source.columns, len(wanted))

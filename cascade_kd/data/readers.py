@@ -9,6 +9,7 @@ field is missing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def source_files(table: str, source: TableSource, folder: Path) -> list[Path]:
             there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
             listing = f"; the folder holds: {', '.join(there[:20])}" if there else ""
             raise DataError(f"no file {path}{listing}{did_you_mean(path.name, there)}", table=table)
+        if not os.access(path, os.R_OK):
+            raise DataError(f"no permission to read {path}", table=table)
     return paths
 
 

@@ -47,11 +47,13 @@ def assign_parts(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
 
 
 def _by_user(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
-    if "request" in events.columns:
-        first = pl.col("request").is_first_distinct()
-        unit, count = (first.cum_sum().over("user") - 1).first().over("request"), first.sum().over("user")
+    if "request" in events.columns:  # in steps: a window inside a window would count within a request
+        new = events.select("user", "request", first=pl.col("request").is_first_distinct())
+        new = new.with_columns(unit=pl.col("first").cum_sum().over("user") - 1)
+        units = new.select(unit=pl.col("unit").first().over("request"), count=pl.col("first").sum().over("user"))
     else:
-        unit, count = pl.int_range(pl.len()).over("user"), pl.len().over("user")
+        units = events.select(unit=pl.int_range(pl.len()).over("user"), count=pl.len().over("user"))
+    units = units.cast(pl.Int64)
     if split.kind == "leave-last-out":
         test = valid = pl.lit(1)
         enough = pl.col("count") >= 3
@@ -60,7 +62,6 @@ def _by_user(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
         enough = pl.col("count") > test + valid
     left = pl.col("count") - pl.col("unit")  # units from this one to the user's last, itself included
     part = pl.when(~enough | (left > test + valid)).then(0).when(left > test).then(1).otherwise(2)
-    units = events.select(unit.cast(pl.Int64).alias("unit"), count.cast(pl.Int64).alias("count"))
     return units.select(part.alias("part")).to_series()
 
 

@@ -21,5 +21,6 @@ LOGIT_LOSSES: dict[str, LogitLoss] = {
 
 def logit_loss(config: LogitDistillConfig) -> LogitLoss:
     """The loss of a ``[[distill]]`` table: (student logits [R], teacher logits [R]) -> [R], not reduced."""
-    loss = LOGIT_LOSSES[config.loss]
-    return partial(loss, temperature=config.temperature) if config.loss == "kl" else loss
+    if config.loss == "kl":
+        return partial(kl_binary, temperature=config.temperature)
+    return LOGIT_LOSSES[config.loss]

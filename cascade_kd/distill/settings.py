@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 
 class LogitDistillConfig(BaseModel):
-    """``method = "logit"``: the student's logits are drawn to the teacher's."""
+    """The student's logits are drawn to the teacher's, row by row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     needs: ClassVar[tuple[str, ...]] = ("logits",)

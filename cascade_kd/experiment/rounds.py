@@ -1,13 +1,10 @@
-"""Rounds of training: every stage undistilled, then every student with its distillers (floor 8).
-
-M training rows.
-"""
+"""Rounds of training: every stage undistilled, then every student with its distillers (floor 8)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,17 @@ from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.stages import LogitStage, RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import scoped_seed, seed_at, stream
-from cascade_kd.train import ProgressLog, Task, Term, fit, teacher_logits, upstream_lists
+from cascade_kd.train import (
+    ProgressLog,
+    Task,
+    Term,
+    fit,
+    is_finished,
+    load_best,
+    make_sampler,
+    teacher_logits,
+    upstream_lists,
+)
 from cascade_kd.train.grow import VOCABULARY, Grown, embedding_offsets, grow, newer_rows
 from cascade_kd.types import Candidates, Feature
 
@@ -117,6 +124,8 @@ def train_stage(
     folder = shop.out / CHECKPOINTS / str(seed) / str(round_number) / stage.name
     if shop.store.restore(key, folder):
         shop.progress.say(f"{shop.progress.title(stage.name, {'seed': seed, 'round': round_number})}  from the cache")
+    if is_finished(folder):
+        return Trained(as_stage(stage, model, features, shop.dataset), key, load_best(model, folder))
     rows_M = newer_rows(shop.dataset, _origin(shop)) if grown is not None else shop.dataset.rows("train")
     task = Task(
         stage.name,
@@ -128,10 +137,10 @@ def train_stage(
         stream_seed,
         lists=_lists(shop, lists_key, upstream) if reads_upstream else None,
         label_weight=stage.label_weight if distillers else 1.0,
-        terms=tuple(_term(shop, d, teachers[d.teacher], rows_M) for d in distillers),
         index=stage.index or IndexConfig(),
         optimizer=grown.optimizer if grown is not None else {},
     )
+    task = replace(task, terms=tuple(_term(shop, d, teachers[d.teacher], task, lists_key) for d in distillers))
     about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
     curve = fit(task, folder, shop.progress, about=about | {"embedding_offsets": embedding_offsets(model)})
     shop.store.keep(key, folder)
@@ -168,10 +177,12 @@ def _stage_content(stage: StageConfig) -> dict[str, Any]:
     }
 
 
-def _term(shop: Workshop, config: LogitDistillConfig, teacher: Trained, rows_M: Tensor) -> Term:
+def _term(shop: Workshop, config: LogitDistillConfig, teacher: Trained, task: Task, lists_key: str) -> Term:
     assert isinstance(teacher.stage, LogitStage), "config refuses a teacher without the signals a distiller needs"
-    key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=[len(rows_M), int(rows_M.sum())])
-    scores_M = teacher_logits(teacher.stage, shop.dataset, rows_M, shop.store.column(key))
+    samples = [source.model_dump() for source in task.train.samples]
+    rows = [task.train.label, len(task.rows_M), int(task.rows_M.sum()), samples, task.seed, lists_key]
+    key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=rows)
+    scores_M = teacher_logits(teacher.stage, make_sampler(task), shop.store.column(key))
     return Term(
         f"{config.teacher}->{config.student}:{config.method}", logit_loss(config), partial(weight_at, config), scores_M
     )

@@ -66,8 +66,8 @@ def first_difference(held: Any, wanted: Any, key: str = "") -> str:
                 return found
         return ""
     if isinstance(held, list) and isinstance(wanted, list) and len(held) == len(wanted):
-        found = (first_difference(a, b, f"{key}.{i}") for i, (a, b) in enumerate(zip(held, wanted, strict=True)))
-        return next((text for text in found if text), "")
+        pairs = enumerate(zip(held, wanted, strict=True))
+        return next((text for i, (a, b) in pairs if (text := first_difference(a, b, f"{key}.{i}"))), "")
     return "" if held == wanted else f"{key} was {held!r}, now {wanted!r}"
 
 

@@ -54,6 +54,7 @@ class Side(nn.Module):
         self.numbers = [f for f in features if f.is_number]
         self.names = tuple(f.name for f in (*self.codes, *self.pooled, *self.numbers))  # the order of the fields
         self.pooled_offsets = [offsets[f.vocabulary] for f in self.pooled]
+        self.code_offset_F: Tensor
         self.register_buffer(
             "code_offset_F", torch.tensor([offsets[f.vocabulary] for f in self.codes], dtype=torch.int64), False
         )

@@ -17,10 +17,25 @@ class Stage(Protocol):
     ``embedding``. The first stage of a cascade receives None and draws on the whole catalogue.
     """
 
-    name: str
-    level: Level
-    keep: int
-    signals: frozenset[str]
+    @property
+    def name(self) -> str:
+        """Unique within a cascade."""
+        ...
+
+    @property
+    def level(self) -> Level:
+        """Which features it may see."""
+        ...
+
+    @property
+    def keep(self) -> int:
+        """Its budget: how many candidates it hands on."""
+        ...
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """What it can teach with."""
+        ...
 
     def order(self, requests: Requests, candidates: Candidates | None) -> Candidates:
         """All the candidates that were received, best first; a recall stage: its own best ``keep``."""

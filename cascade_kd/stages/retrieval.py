@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cascade_kd.data import Dataset
 from cascade_kd.models import TowerModel
 from cascade_kd.retrieval import IndexConfig, Retriever, make_retriever, search_excluding
-from cascade_kd.stages.scoring import score_rows
+from cascade_kd.stages.scoring import order_by_logits, score_rows
 from cascade_kd.types import Candidates, Feature, Level, Part, Requests
 
 ITEMS_PER_CALL = 1 << 16
@@ -43,9 +43,12 @@ class RetrievalStage:
     _indices: dict[Part, Retriever] = field(default_factory=dict, repr=False, compare=False)
 
     def order(self, requests: Requests, candidates: Candidates | None = None) -> Candidates:
-        """The best ``keep`` items of the catalogue, by inner product."""
+        """The best ``keep`` items of the catalogue by inner product; given candidates, those under its logits.
+
+        The second is what a teacher is asked: to order what its student received.
+        """
         if candidates is not None:
-            raise ValueError(f"stage '{self.name}' draws on the whole catalogue and must come first")
+            return order_by_logits(self, requests, candidates)
         with _evaluation_mode(self.model):
             query_BD = self.model.user_vectors(
                 self.dataset.user_inputs(self.names, requests, part=requests.part)
@@ -61,8 +64,8 @@ class RetrievalStage:
         return Candidates.ranked(found.row_BK + 1, found.score_BK, found.valid_BK)
 
     def __call__(self, requests: Requests, candidates: Candidates | None = None) -> Candidates:
-        """The same as :meth:`order`: a recall stage keeps all that it retrieves."""
-        return self.order(requests, candidates)
+        """The first ``keep`` of :meth:`order`."""
+        return self.order(requests, candidates).top(self.keep)
 
     def logits(self, requests: Requests, item_R: Tensor, row_R: Tensor, event_R: Tensor | None = None) -> Tensor:
         """Logits [R] of the rows (request, item), without the index."""

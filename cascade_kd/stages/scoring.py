@@ -37,17 +37,7 @@ class ScoringStage:
         """The received candidates under the model's logits; a later stage must receive some."""
         if candidates is None:
             raise ValueError(f"stage '{self.name}' orders candidates of a stage before it and cannot come first")
-        scores = torch.empty_like(candidates.score_BK, dtype=torch.float32)
-        step = max(1, ROWS_PER_CALL // max(1, candidates.width))
-        for start in range(0, len(requests), step):
-            rows = slice(start, start + step)
-            item_BK, valid_BK = candidates.item_BK[rows], candidates.valid_BK[rows]
-            row_R, _ = valid_BK.nonzero(as_tuple=True)
-            logits_R = self.logits(requests[rows], item_BK[valid_BK], row_R)
-            scores[rows] = torch.full(valid_BK.shape, -torch.inf, device=scores.device).masked_scatter(
-                valid_BK, logits_R
-            )
-        return candidates.with_scores(scores)
+        return order_by_logits(self, requests, candidates)
 
     def __call__(self, requests: Requests, candidates: Candidates | None) -> Candidates:
         """The best ``keep`` of the received candidates."""
@@ -56,6 +46,18 @@ class ScoringStage:
     def logits(self, requests: Requests, item_R: Tensor, row_R: Tensor, event_R: Tensor | None = None) -> Tensor:
         """Logits [R] of the rows (request, item); ``event_R`` gives the event's own columns where it is known."""
         return score_rows(self.model, self.dataset, self.features, requests, item_R, row_R, event_R)
+
+
+def order_by_logits(stage: LogitStage, requests: Requests, candidates: Candidates) -> Candidates:
+    """The candidates under the stage's logits; only valid places are scored, a bounded number of rows at a time."""
+    score_BK = torch.full_like(candidates.score_BK, -torch.inf, dtype=torch.float32)
+    step = max(1, ROWS_PER_CALL // max(1, candidates.width))
+    for start in range(0, len(requests), step):
+        rows = slice(start, start + step)
+        item_BK, valid_BK = candidates.item_BK[rows], candidates.valid_BK[rows]
+        row_R, place_R = valid_BK.nonzero(as_tuple=True)
+        score_BK[start + row_R, place_R] = stage.logits(requests[rows], item_BK[row_R, place_R], row_R)
+    return candidates.with_scores(score_BK)
 
 
 @torch.no_grad()
@@ -75,7 +77,8 @@ def score_rows(
     model.eval()
     try:
         inputs = dataset.inputs(names, requests, item_R, row_R, part=requests.part, event_R=event_R)
-        return model(inputs).logits_R.float()
+        logits_R: Tensor = model(inputs).logits_R
+        return logits_R.float()
     finally:
         model.train(was_training)
 

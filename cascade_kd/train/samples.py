@@ -1,7 +1,7 @@
 """What a stage trains on: batches as a function of the step alone (floor 6).
 
 B impressions of a batch, R rows (request, item) with the sampled negatives behind the impressions, M training rows,
-K places of an upstream list.
+S slots of a training row (0 the impression, then its negatives), P positives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cascade_kd.data import Dataset
-from cascade_kd.streams import generator_at, stream
+from cascade_kd.streams import generator_at, hashed, stream
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Requests
 
@@ -23,24 +23,26 @@ from cascade_kd.types import Candidates, Requests
 class Batch:
     """Rows 0..B-1 are impressions (row b belongs to request b); the rest are sampled negatives of the same requests.
 
-    ``sample_B`` numbers the impressions within the stage's training rows: where a teacher's cached scores are found.
-    ``event_R`` is the event of an impression and -1 for a sampled row.
+    ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
+    is found. ``event_R`` is the event of an impression and -1 for a sampled row.
     """
 
     requests: Requests
-    sample_B: Tensor
     item_R: Tensor
     row_R: Tensor
     label_R: Tensor
     event_R: Tensor
+    sample_R: Tensor
+    slot_R: Tensor
 
 
 @final
 class Sampler:
     """Shuffles the training rows anew each epoch and adds sampled negatives to the positives.
 
-    ``rows_M`` are event row numbers. A sampled negative that the user has in training is left out of the batch.
-    All draws come from streams of ``seed``; the same step gives the same batch whatever ran before.
+    ``rows_M`` are event row numbers. A positive's negatives are drawn once, by hashing its event and the slot: they
+    are the same in every epoch, so that a teacher's scores of them can be kept. A draw that the user has in training
+    is left out. The same step gives the same batch whatever ran before.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Sampler:
         self.label_N = dataset.events.labels[label]
         self.batch_size = batch_size
         self.sources = [source for source in sources if source.source != "impressions"]
+        self.num_slots = 1 + sum(source.per_positive for source in self.sources)
         self.lists = lists
+        self._length_U = lists.valid_BK.sum(1) if lists is not None else None
         self._order_seed = stream(seed, "order")
         self._negative_seed = stream(seed, "negatives")
         self._order: tuple[int, Tensor] = (-1, rows_M)
@@ -76,42 +80,49 @@ class Sampler:
             order_M = torch.randperm(len(self.rows_M), generator=generator_at(self._order_seed, epoch))
             self._order = (epoch, order_M.to(self.rows_M.device))
         sample_B = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        # The order inside a batch does not matter to the loss; ascending events make the look-ups local.
+        return self.rows(sample_B.sort().values)
+
+    def rows(self, sample_B: Tensor) -> Batch:
+        """The training rows numbered ``sample_B`` with their negatives."""
         event_B = self.rows_M[sample_B]
         requests = self.dataset.requests_of(event_B, part="train")
-        item_B = self.dataset.events.item_N[event_B]
         label_B = self.label_N[event_B]
         row_B = torch.arange(len(event_B), device=event_B.device)
-        if not self.sources:
-            return Batch(requests, sample_B, item_B, row_B, label_B, event_B)
-        row_S, item_S = self._negatives(requests.user_B, label_B.nonzero().squeeze(1), step)
+        row, item, slot = [row_B], [self.dataset.events.item_N[event_B]], [torch.zeros_like(row_B)]
+        if self.sources:
+            for found, parts in zip(self._negatives(requests.user_B, event_B, label_B), (row, item, slot), strict=True):
+                parts.append(found)
+        row_R, item_R, slot_R = torch.cat(row), torch.cat(item), torch.cat(slot)
+        sampled_R = slot_R > 0
         return Batch(
             requests,
-            sample_B,
-            torch.cat([item_B, item_S]),
-            torch.cat([row_B, row_S]),
-            torch.cat([label_B, torch.zeros_like(row_S, dtype=label_B.dtype)]),
-            torch.cat([event_B, torch.full_like(row_S, -1)]),
+            item_R,
+            row_R,
+            label_B[row_R].masked_fill(sampled_R, 0.0),
+            event_B[row_R].masked_fill(sampled_R, -1),
+            sample_B[row_R],
+            slot_R,
         )
 
-    def _negatives(self, user_B: Tensor, positive_P: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Request and item of every sampled negative [S], from all sources."""
-        generator = generator_at(self._negative_seed, step)
-        rows: list[Tensor] = []
+    def _negatives(self, user_B: Tensor, event_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Request, item and slot of every sampled negative of the positives."""
+        positive_P = label_B.nonzero().squeeze(1)
+        slot_S = torch.arange(1, self.num_slots, device=event_B.device)
+        draw_PS = hashed(self._negative_seed, event_B[positive_P].unsqueeze(1) * self.num_slots + slot_S)
+        user_P1 = user_B[positive_P].unsqueeze(1)
         items: list[Tensor] = []
+        start = 0
         for source in self.sources:
-            row_S = positive_P.repeat_interleave(source.per_positive)
-            user_S = user_B[row_S]
-            # Whole numbers of 31 bits, folded to the range: the fold's bias is below I / 2^31.
-            draw_S = torch.randint(1 << 31, (len(row_S),), generator=generator).to(row_S.device)
+            draw = draw_PS[:, start : start + source.per_positive]
+            start += source.per_positive
             if source.source == "uniform":
-                item_S = draw_S % self.dataset.num_items + 1
+                items.append(draw % self.dataset.num_items + 1)
             else:
-                assert self.lists is not None, "samples from upstream need the upstream stage's lists"
-                length_S = self.lists.valid_BK.sum(1)[user_S]
-                item_S = self.lists.item_BK[user_S, draw_S % length_S.clamp(min=1)]
-            rows.append(row_S)
-            items.append(item_S)
-        row_S, item_S = torch.cat(rows), torch.cat(items)
-        seen_S = self.dataset.is_seen(user_B[row_S], item_S.unsqueeze(1), part="valid").squeeze(1)
-        fresh_S = ~seen_S & (item_S > 0)
-        return row_S[fresh_S], item_S[fresh_S]
+                assert self.lists is not None and self._length_U is not None, "config gives such a stage its lists"
+                length_P1 = self._length_U[user_P1].clamp(min=1)
+                items.append(self.lists.item_BK[user_P1, draw % length_P1])
+        item_PS = torch.cat(items, dim=1)
+        fresh_PS = ~self.dataset.is_seen(user_P1.squeeze(1), item_PS, part="valid") & (item_PS > 0)
+        row_PS, slot_PS = positive_P.unsqueeze(1).expand_as(item_PS), slot_S.expand_as(item_PS)
+        return row_PS[fresh_PS], item_PS[fresh_PS], slot_PS[fresh_PS]

@@ -1,4 +1,4 @@
-"""Teacher scores, computed once and kept in a memory-mapped column (floor 6). M training rows."""
+"""Teacher scores, computed once and kept in a memory-mapped file (floor 6). M training rows, S slots of a row."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade_kd.data import Dataset
-from cascade_kd.stages import LogitStage, event_logits
+from cascade_kd.stages import LogitStage
+from cascade_kd.stages.scoring import ROWS_PER_CALL
+from cascade_kd.train.samples import Sampler
 
 
-def teacher_logits(stage: LogitStage, dataset: Dataset, rows_M: Tensor, path: Path) -> Tensor:
-    """Logits [M] float32 of the teacher for event rows, each as of its own moment, in the order of ``rows_M``.
+def teacher_logits(stage: LogitStage, sampler: Sampler, path: Path) -> Tensor:
+    """Logits [M, S] float32 of the teacher for a student's training rows, each as of its own moment.
 
-    ``path`` (.npy) is read if it exists: the caller names it by the hash of teacher, data and rows. It is written
-    under a temporary name and renamed. No gradient can flow: the teacher is scored under ``no_grad`` in eval mode.
+    Slot 0 is the logged event, the others its sampled negatives, NaN where there is none. ``path`` (.npy) is read if
+    it exists: the caller names it by the hash of teacher, data and rows. It is written under a temporary name and
+    renamed. No gradient can flow: a stage scores under ``no_grad`` in evaluation mode.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, event_logits(stage, dataset, "train", rows_M).cpu().numpy())
+        shape = (len(sampler.rows_M), sampler.num_slots)
+        scores_MS = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        step = max(1, ROWS_PER_CALL // sampler.num_slots)
+        for sample_B in torch.arange(shape[0], device=sampler.rows_M.device).split(step):
+            batch = sampler.rows(sample_B)
+            logits_R = stage.logits(batch.requests, batch.item_R, batch.row_R, batch.event_R)
+            block_BS = torch.full((len(sample_B), shape[1]), torch.nan, device=logits_R.device)
+            block_BS[batch.row_R, batch.slot_R] = logits_R
+            start = int(sample_B[0])
+            scores_MS[start : start + len(sample_B)] = block_BS.cpu().numpy()
+        scores_MS.flush()
+        del scores_MS
         os.replace(temporary, path)
     # Copy-on-write mapping: pages stay shared and on disk, and torch gets memory that it may call writable.
-    return torch.from_numpy(np.load(path, mmap_mode="c")).to(rows_M.device)
+    return torch.from_numpy(np.load(path, mmap_mode="c")).to(sampler.rows_M.device)

@@ -101,6 +101,7 @@ def test_the_catalogue_is_valid(file: Path) -> None:
     [
         (["nam"], "x", ("nam",), "Extra inputs"),
         (["labels", "like"], "stars >=", ("labels", "like"), "not a Polars SQL expression"),
+        (["labels", "like"], "foo(stars)", ("labels", "like"), "'foo'"),
         (["labels"], {}, ("labels",), "at least one label"),
         (["tables", "item"], {"file": "x"}, ("tables", "item"), "did you mean 'items'?"),
         (["tables", "events"], None, ("tables",), "[tables.events] is missing"),

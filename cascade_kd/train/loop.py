@@ -1,7 +1,8 @@
-"""One training loop in plain torch for every model (floor 6). B impressions of a batch, R rows, M training rows."""
+"""One training loop in plain torch for every model (floor 6). R rows of a batch, M training rows, S slots of a row."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,15 +38,15 @@ LossParts = dict[str, Tensor]
 class Term:
     """One distillation term of a student's loss.
 
-    ``teacher_M`` are the teacher's cached logits of the student's training rows, in the sampler's order; sampled
-    negatives carry no teacher score and stay out of the term and of its denominator. ``weight`` is a function of
-    (step, total steps); where it is 0 the term is not computed, so nothing of it can leak into the step.
+    ``teacher_MS`` are the teacher's cached logits of all the student's training rows and their negatives, in the
+    sampler's order. ``weight`` is a function of (step, total steps); where it is 0 the term is not computed, so
+    nothing of it can leak into the step.
     """
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor]
     weight: Callable[[int, int], float]
-    teacher_M: Tensor
+    teacher_MS: Tensor
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,23 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
             _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
             if state.bad_epochs == 0:
                 _save(folder / "best.safetensors", model, None, state, about)
-            _save(folder / "last.safetensors", model, optimizer, state, about)
+            # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
             bar.epoch(state.curve[-1])
+            _save(folder / "last.safetensors", model, optimizer, state, about)
+    return load_best(model, folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether ``folder`` holds a training that came to its end."""
+    last = folder / "last.json"
+    return last.exists() and bool(json.loads(last.read_text("utf-8"))["state"]["finished"])
+
+
+def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
+    """Give ``model`` the best weights of a finished training; returns its learning curve."""
     model.load_state_dict(dict(load_checkpoint(folder / "best.safetensors").model))
-    return state.curve
+    curve: list[dict[str, Any]] = json.loads((folder / "last.json").read_text("utf-8"))["state"]["curve"]
+    return curve
 
 
 def make_sampler(task: Task) -> Sampler:
@@ -159,9 +173,8 @@ def make_loss(task: Task, sampler: Sampler) -> Callable[[Batch, int, int], LossP
         parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
         for term in task.terms:
             if weights[term.name]:
-                student_B = logits_R[: len(batch.sample_B)]
-                loss_B = term.loss(student_B, term.teacher_M[batch.sample_B])
-                parts[term.name] = weights[term.name] * loss_B.mean()
+                loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])
+                parts[term.name] = weights[term.name] * loss_R.mean()
         return parts
 
     return loss_parts

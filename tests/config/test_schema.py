@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade_kd.config import json_schemas, resolved_toml
+
+jsonschema = pytest.importorskip("jsonschema", reason="the extra `report` brings jsonschema")
+
+
+@pytest.fixture(scope="module")
+def checkers() -> dict[str, Any]:
+    schemas = json_schemas()
+    assert set(schemas) == {"experiment", "stage", "dataset"}
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    return {kind: jsonschema.Draft202012Validator(schema) for kind, schema in json.loads(json.dumps(schemas)).items()}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def test_shipped_files_fit(checkers: dict[str, Any], repository: Path) -> None:
+    kinds = {"stages": "stage", "datasets": "dataset", "benchmarks": "experiment"}
+    for folder, kind in kinds.items():
+        for path in (repository / folder).rglob("*.toml"):
+            if "results" not in path.parts:
+                assert [error.message for error in checkers[kind].iter_errors(read(path))] == [], path
+
+
+def test_a_project_and_its_resolved_form_fit(checkers: dict[str, Any], project: Any) -> None:
+    checkers["experiment"].validate(read(project.folder / "exp.toml"))
+    checkers["dataset"].validate(read(project.folder / "little.toml"))
+    checkers["experiment"].validate(tomllib.loads(resolved_toml(project.load())))
+
+
+@pytest.mark.parametrize(
+    ("kind", "toml"),
+    [
+        ("experiment", "name = 'a'\ndataset = 'b'"),
+        ("experiment", "name = 'a/b'\ndataset = 'b'\nstage = [{ name = 'x' }]"),
+        ("experiment", "name = 'a'\ndataset = 'b'\nstage = [{ use = 'x' }]"),
+        ("experiment", "name = 'a'\ndataset = 'b'\nstage = [{ name = 'x', kep = 1 }]"),
+        ("experiment", "name = 'a'\ndataset = 'b'\nstage = [{ name = 'x', train.epochs = 0 }]"),
+        ("experiment", "name = 'a'\ndataset = 'b'\nstage = [{ name = 'x' }]\ndistill = [{ method = 'rd' }]"),
+        ("experiment", "name = 'a'\ndataset = 'b'\nstage = [{ name = 'x' }]\nexpected.x.auc = [1]"),
+        ("stage", "level = 'rank'"),
+        ("stage", "type = 'dcnv2'\nlevel = 'never'"),
+        ("stage", "type = 'dcnv2'\nlevel = 'rank'\nmodel.cros_layers = 1"),
+        ("stage", "type = 'dcnv2'\nlevel = 'rank'\ntrain.epochs = 1"),
+        ("stage", "type = 'dcnv2'\nlevel = 'rank'\nname = 'x'"),
+        ("dataset", "name = 'a'"),
+    ],
+)
+def test_mistakes_do_not_fit(checkers: dict[str, Any], kind: str, toml: str) -> None:
+    assert not checkers[kind].is_valid(tomllib.loads(toml))
+
+
+def test_keys_of_a_plug_in_are_left_open(checkers: dict[str, Any]) -> None:
+    assert checkers["stage"].is_valid({"type": "my.own:Model", "level": "rank", "model": {"anything": 1}})
+
+
+def test_keys_are_described(checkers: dict[str, Any]) -> None:
+    schema = checkers["experiment"].schema
+    assert "candidates the stage hands on" in schema["$defs"]["StageEntry"]["properties"]["keep"]["description"]
+    for definition in ("StageEntry", "TrainConfig", "SampleSource", "LogitDistillConfig", "EvaluateConfig"):
+        for key, value in schema["$defs"][definition]["properties"].items():
+            assert value.get("description"), (definition, key)

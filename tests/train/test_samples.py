@@ -1,0 +1,107 @@
+"""Batches: a function of the step, honest negatives, fixed slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade_kd.config import load_dataset_definition
+from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.train.samples import Sampler
+from cascade_kd.train.settings import SampleSource
+from cascade_kd.types import Candidates
+
+UNIFORM = SampleSource(source="uniform", per_positive=2)
+UPSTREAM = SampleSource(source="upstream", per_positive=3)
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path) -> Dataset:
+    definition, file = load_dataset_definition(tiny_dataset)
+    return load(prepare(definition, base=file.parent))
+
+
+def lists(dataset: Dataset) -> Candidates:
+    """Items 1..10 for odd users, none for even ones."""
+    item_UK = torch.arange(1, 11).repeat(dataset.num_users + 1, 1)
+    valid_UK = (torch.arange(dataset.num_users + 1) % 2 == 1).unsqueeze(1).expand_as(item_UK)
+    return Candidates.ranked(item_UK, torch.zeros(item_UK.shape), valid_UK)
+
+
+def sampler(dataset: Dataset, *, seed: int = 1, batch_size: int = 290) -> Sampler:
+    sources = (SampleSource(source="impressions"), UNIFORM, UPSTREAM)
+    rows = dataset.rows("train")
+    return Sampler(dataset, rows, "click", batch_size=batch_size, seed=seed, sources=sources, lists=lists(dataset))
+
+
+def test_an_epoch_visits_every_row_once_in_another_order_each_time(dataset: Dataset) -> None:
+    s = sampler(dataset)
+    seen = []
+    for epoch in range(2):
+        events = [s.batch(epoch * s.steps_per_epoch + i).event_R for i in range(s.steps_per_epoch)]
+        rows = torch.cat([event_R[event_R >= 0] for event_R in events])
+        assert torch.equal(rows.sort().values, dataset.rows("train"))
+        seen.append(rows)
+    assert not torch.equal(seen[0], seen[1])
+    assert len(events[-1][events[-1] >= 0]) == len(s.rows_M) % 290  # the short last batch is kept
+
+
+def test_a_step_gives_the_same_batch_whatever_ran_before(dataset: Dataset) -> None:
+    used, fresh = sampler(dataset), sampler(dataset)
+    for step in range(20):
+        used.batch(step)
+    for step in (3, 17, 25):
+        a, b = used.batch(step), fresh.batch(step)
+        assert torch.equal(a.item_R, b.item_R)
+        assert torch.equal(a.row_R, b.row_R)
+        assert torch.equal(a.label_R, b.label_R)
+
+
+def test_negatives_belong_to_positives_and_are_not_the_users_own(dataset: Dataset) -> None:
+    s = sampler(dataset, batch_size=10_000)
+    batch = s.batch(0)
+    sampled = batch.slot_R > 0
+    user_R = batch.requests.user_B[batch.row_R]
+    assert bool((batch.label_R[sampled] == 0).all())
+    assert bool((batch.event_R[sampled] == -1).all())
+    positive_B = batch.label_R[: len(batch.requests)] > 0
+    assert bool(positive_B[batch.row_R[sampled]].all())
+    train = dataset.rows("train")
+    own = set(zip(dataset.events.user_N[train].tolist(), dataset.events.item_N[train].tolist(), strict=True))
+    drawn = list(zip(user_R[sampled].tolist(), batch.item_R[sampled].tolist(), strict=True))
+    assert not own & set(drawn)
+    # slots 1, 2 are uniform and reach beyond the lists; 3, 4, 5 come from the lists, which even users lack
+    upstream = batch.slot_R >= 3
+    assert bool((batch.item_R[upstream] <= 10).all())
+    assert bool((user_R[upstream] % 2 == 1).all())
+    assert batch.item_R[sampled & ~upstream].max() > 70
+    assert batch.item_R.min() >= 1
+
+
+def test_uniform_negatives_are_uniform(dataset: Dataset) -> None:
+    # Over many seeds each item not of the user's own is drawn equally often: chi-square per item within 5 sd.
+    counts = torch.zeros(dataset.num_items + 1)
+    possible = torch.zeros(dataset.num_items + 1)
+    for seed in range(20):
+        batch = sampler(dataset, seed=seed, batch_size=10_000).batch(0)
+        uniform = (batch.slot_R > 0) & (batch.slot_R <= 2)
+        counts += torch.bincount(batch.item_R[uniform], minlength=dataset.num_items + 1)
+        positive_B = (batch.label_R[: len(batch.requests)] > 0).nonzero().squeeze(1)
+        items = dataset.item_codes().expand(len(positive_B), -1)
+        seen = dataset.is_seen(batch.requests.user_B[positive_B], items, part="valid")
+        possible[1:] += 2 * (~seen).sum(0) / dataset.num_items
+    z = (counts[1:] - possible[1:]) / possible[1:].sqrt()
+    assert z.abs().max() < 5
+
+
+def test_a_rows_negatives_are_the_same_in_every_epoch(dataset: Dataset) -> None:
+    s = sampler(dataset, batch_size=10_000)
+    names = []
+    for epoch in range(2):
+        batch = s.batch(epoch)
+        names.append(set(zip(batch.sample_R.tolist(), batch.slot_R.tolist(), batch.item_R.tolist(), strict=True)))
+    assert names[0] == names[1]
+    other = sampler(dataset, seed=2, batch_size=10_000).batch(0)
+    assert set(zip(other.sample_R.tolist(), other.slot_R.tolist(), other.item_R.tolist(), strict=True)) != names[0]
