@@ -17,7 +17,7 @@ name = "recall"
 use = "recall/two-tower"
 keep = 20
 model = {{ embedding_size = 8, hidden = [16], output_size = 8 }}
-train = {{ label = "click", batch_size = 256, epochs = {epochs}, monitor = "recall@20" }}
+train = {{ label = "click", batch_size = 256, epochs = {epochs}, monitor = "recall@20", learning_rate = 1e-2 }}
 
 [[stage]]
 name = "prerank"

@@ -1,8 +1,8 @@
 """From TOML files to one checked object (floor 7), and the explicit tables of what a TOML may name.
 
-``files``: the keys. ``stage_checks``, ``experiment_checks``: what must hold
-between them. ``tables``: type and method names. ``experiment`` and
-``stage``: the frozen objects that a run gets. ``lines``, ``problems``, ``sources``, ``catalogue``: where things stand.
+``tables``: type and method names. ``files``: the keys of the TOMLs. ``stage_checks``, ``experiment_checks``: what must
+hold between them. ``experiment``, ``stage``: the frozen objects that a run gets; ``resolved``: written out again.
+``lines``, ``sources``, ``problems``, ``words``: where things stand and how it is said. ``init``: the first two files.
 The names below are imported on first use, so that ``cascade_kd.config.catalogue`` alone costs no torch.
 """
 

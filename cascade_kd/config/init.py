@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import tomlkit
 
 from cascade_kd.config.columns import Attribute, Label, describe_columns, guess_label
 from cascade_kd.config.roles import Roles, guess_roles
 from cascade_kd.config.sniff import Dialect, sniff
+from cascade_kd.config.text import free, line, plain, slug, toml
 from cascade_kd.data.readers import read_table
 from cascade_kd.data.schema import TableSource
 from cascade_kd.errors import DataError, UserError
 from cascade_kd.types import ITEM_ID, USER_ID
 
+AGAIN = 0.1  # the share of repeated (user, item) events from which seen items stay in the lists
 ENOUGH_EVENTS = 5  # of a user, before the split by users leaves a test event
 
 
@@ -41,7 +40,7 @@ def write_first_files(csv: Path, out_dir: Path) -> tuple[Path, Path]:
     Every guess is a comment in them. Raises UserError where one of them exists, or where no user, item or label can
     be found; DataError where rows cannot be read.
     """
-    name = _slug(csv.stem) or "dataset"
+    name = slug(csv.stem) or "dataset"
     dataset, experiment = out_dir / f"{name}.toml", out_dir / f"{name}-experiment.toml"
     for path in (dataset, experiment):
         if path.exists():
@@ -86,45 +85,45 @@ def _dataset_toml(name: str, found: _Found, out_dir: Path) -> str:
     lines = [
         f"# Guessed from {found.csv.name} ({len(found.frame)} rows). Read every comment and mend what is wrong; then",
         "# `cascade-kd data describe` shows what came out, and `cascade-kd check` what does not fit.",
-        f"name = {_toml(name)}",
+        f"name = {toml(name)}",
         'licence = "unknown"            # say whose data this is and what may be done with it',
         "",
         *_table_lines(found, out_dir),
         "",
         "[roles]",
-        _line("user", roles.user.column, roles.user.why),
-        _line("item", roles.item.column, roles.item.why),
+        line("user", roles.user.column, roles.user.why),
+        line("item", roles.item.column, roles.item.why),
     ]
     if roles.time is not None:
-        lines.append(_line("time", roles.time.column, roles.time.why))
+        lines.append(line("time", roles.time.column, roles.time.why))
         if roles.unit != "s":
-            lines.append(_line("time_unit", roles.unit, "by the size of the numbers"))
+            lines.append(line("time_unit", roles.unit, "by the size of the numbers"))
     else:
         lines.append(
             "# no column of unix times or dates (2024-12-31, 2024-12-31 23:59:59) was found: rows are in time order"
         )
     for role, guess in (("request", roles.request), ("position", roles.position)):
         if guess is not None:
-            lines.append(_line(role, guess.column, guess.why))
+            lines.append(line(role, guess.column, guess.why))
     lines += ["", "[labels]                        # Polars SQL over the events; what counts as good"]
-    lines += [_line(label.name, label.expression, label.why), "", *_feature_lines(found), *_split_lines(found)]
+    lines += [line(label.name, label.expression, label.why), "", *_feature_lines(found), *_split_lines(found)]
     return "\n".join(lines) + "\n"
 
 
 def _table_lines(found: _Found, out_dir: Path) -> list[str]:
     dialect = found.dialect
-    lines = ["[tables.events]", f"file = {_toml(_relative(found.csv, out_dir))}"]
-    lines.append(_line("separator", dialect.separator, dialect.separator_why))
+    lines = ["[tables.events]", f"file = {toml(_relative(found.csv, out_dir))}"]
+    lines.append(line("separator", dialect.separator, dialect.separator_why))
     if dialect.encoding != "utf8":
-        lines.append(_line("encoding", dialect.encoding, "the file is not UTF-8"))
+        lines.append(line("encoding", dialect.encoding, "the file is not UTF-8"))
     if not found.quote and len(dialect.separator) == 1:
-        lines.append(_line("quote", "", "quotes are plain characters in this file"))
+        lines.append(line("quote", "", "quotes are plain characters in this file"))
     if dialect.names_columns:
-        lines.append(f"header = {str(dialect.has_header).lower():24s} # {_plain(dialect.header_why)}")
+        lines.append(f"header = {str(dialect.has_header).lower():24s} # {plain(dialect.header_why)}")
         why = "the header has empty or repeated names" if dialect.has_header else "made up: rename them throughout"
-        lines.append(f"columns = {_toml(list(dialect.columns))}  # {why}")
+        lines.append(f"columns = {toml(list(dialect.columns))}  # {why}")
     else:
-        lines.append(f"# the first row is a header: {_plain(dialect.header_why)}")
+        lines.append(f"# the first row is a header: {plain(dialect.header_why)}")
     return lines
 
 
@@ -141,36 +140,36 @@ def _feature_lines(found: _Found) -> list[str]:
     tastes: list[str] = []
     for attribute in found.attributes:
         if attribute.kind is None:
-            lines += [f"# column {_toml(attribute.column)} is left out: {_plain(attribute.why)}"]
+            lines += [f"# column {toml(attribute.column)} is left out: {plain(attribute.why)}"]
             continue
-        name = _free(_slug(attribute.column) or "column", taken)
-        lines += ["", "[[feature]]", f"name = {_toml(name)}"]
+        name = free(slug(attribute.column) or "column", taken)
+        lines += ["", "[[feature]]", f"name = {toml(name)}"]
         if name != attribute.column:
-            lines.append(f"column = {_toml(attribute.column)}")
-        lines.append(_line("kind", attribute.kind, attribute.why))
+            lines.append(f"column = {toml(attribute.column)}")
+        lines.append(line("kind", attribute.kind, attribute.why))
         if attribute.kind == "tags":
-            lines.append(f"separator = {_toml(attribute.separator)}")
-        lines.append(f"side = {_toml(attribute.side)}")
+            lines.append(line("separator", attribute.separator, "between the values of one field"))
+        lines.append(f"side = {toml(attribute.side)}")
         if attribute.side in ("user", "item"):
-            lines.append(_line("table", "events", "there is no table of its own: the value of the first event"))
-        lines.append(f"available = {_toml(attribute.available)}")
+            lines.append(line("table", "events", "there is no table of its own: the value of the first event"))
+        lines.append(f"available = {toml(attribute.available)}")
         if attribute.side == "item" and attribute.kind in ("categorical", "tags"):
             tastes.append(name)
-    lines += _history(_free(f"{label}_history", taken), label)
-    lines += _rate(_free(f"item_{label}_rate", taken), ["item"], "item", label)
+    lines += _history(free(f"{label}_history", taken), label)
+    lines += _rate(free(f"item_{label}_rate", taken), ["item"], "item", label)
     for name in tastes[:1]:
-        lines += _rate(_free(f"user_{name}_{label}_rate", taken), ["user", f"item.{name}"], "pair", label)
+        lines += _rate(free(f"user_{name}_{label}_rate", taken), ["user", f"item.{name}"], "pair", label)
     return lines
 
 
 def _history(name: str, label: str) -> list[str]:
-    lines = ["", "[[feature]]", _line("name", name, "the user's last items with the label"), 'kind = "history"']
-    return [*lines, 'side = "user"', f"events = {_toml(label)}", "length = 50", 'available = "recall"']
+    lines = ["", "[[feature]]", line("name", name, "the user's last items with the label"), 'kind = "history"']
+    return [*lines, 'side = "user"', f"events = {toml(label)}", "length = 50", 'available = "recall"']
 
 
 def _rate(name: str, keys: list[str], side: str, label: str) -> list[str]:
-    lines = ["", "[[feature]]", _line("name", name, "of the events before the request; online where few are scored")]
-    lines += ['kind = "statistic"', f"side = {_toml(side)}", f"keys = {_toml(keys)}", f"value = {_toml(label)}"]
+    lines = ["", "[[feature]]", line("name", name, "of the events before the request; online where few are scored")]
+    lines += ['kind = "statistic"', f"side = {toml(side)}", f"keys = {toml(keys)}", f"value = {toml(label)}"]
     return [*lines, 'aggregate = "mean"', 'available = "rank"']
 
 
@@ -184,7 +183,7 @@ def _split_lines(found: _Found) -> list[str]:
         kind, why = "time", "few users have five events: the last events of all are test"
     else:
         kind, why = "leave-last-out", "few users have five events: each user's last one is test"
-    lines = ["", "[split]", _line("kind", kind, why)]
+    lines = ["", "[split]", line("kind", kind, why)]
     return lines if kind == "leave-last-out" else [*lines, "valid = 0.1", "test = 0.1"]
 
 
@@ -196,55 +195,24 @@ def _experiment_toml(name: str, dataset: str, found: _Found) -> str:
     small = len(found.frame) < 50_000
     lines = [
         "# A first cascade with a small budget: it shows that everything works. Then raise the epochs.",
-        f"name = {_toml(name)}",
-        f"dataset = {_toml(dataset)}",
+        f"name = {toml(name)}",
+        f"dataset = {toml(dataset)}",
         "seeds = [0]",
     ]
     stages = [("recall", "recall/two-tower", recall), ("prerank", "prerank/two-tower", prerank)]
     for stage, use, keep in [*stages, ("rank", "rank/dcnv2", rank)]:
-        lines += ["", "[[stage]]", f"name = {_toml(stage)}", f"use = {_toml(use)}"]
+        lines += ["", "[[stage]]", f"name = {toml(stage)}", f"use = {toml(use)}"]
         lines.append(f"keep = {keep:<24d} # of {num_items} items" if stage == "recall" else f"keep = {keep}")
-        lines += [f"train.label = {_toml(found.label.name)}", "train.epochs = 3"]
+        lines += [f"train.label = {toml(found.label.name)}", "train.epochs = 3"]
         lines.append(f"train.batch_size = {256 if small else 2048}")
     lines += ["", "[[distill]]                     # the ranker teaches the pre-ranker"]
     lines += ['teacher = "rank"', 'student = "prerank"', 'method = "logit"', "weight = 0.5"]
     lines += ["", "[evaluate]", f"k = {sorted({1, rank, recall})}"]
+    distinct = found.frame.select(found.roles.user.column, found.roles.item.column).unique()
+    if len(distinct) < (1 - AGAIN) * len(found.frame):
+        share = 1 - len(distinct) / len(found.frame)
+        lines.append(f"mask_seen = false               # {share:.0%} of the events are of an item the user had before")
     return "\n".join(lines) + "\n"
-
-
-def _line(key: str, value: str, why: str) -> str:
-    """``key = value  # why``, the comments of short lines below one another."""
-    return f"{f'{key} = {_toml(value)}':31s} # {_plain(why)}"
-
-
-def _toml(value: str | list[str]) -> str:
-    return tomlkit.item(value).as_string()
-
-
-def _plain(text: str) -> str:
-    """Text that may stand in a comment: on one line, without control characters."""
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-
-
-def _slug(text: str) -> str:
-    """A name for a TOML: letters, digits, - and _, in lower case."""
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", text)
-    return re.sub(r"[^a-z0-9-]+", "_", words.lower()).strip("_-")
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it if it is taken; it is taken then."""
-    free = next(option for option in _numbered(name) if option not in taken)
-    taken.add(free)
-    return free
-
-
-def _numbered(name: str) -> Iterable[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name}_{number}"
-        number += 1
 
 
 def _relative(csv: Path, out_dir: Path) -> str:

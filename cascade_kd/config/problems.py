@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import ErrorType
 
 from cascade_kd.config.lines import KeyPath
-from cascade_kd.config.words import LISTED, listing, show, step, suggest
+from cascade_kd.config.words import LISTED, listing, marked, show, step, suggest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -57,7 +57,7 @@ class Fault:
 def validate(model: type[M], data: Mapping[str, Any]) -> tuple[M | None, list[Fault]]:
     """The validated object, or None and all faults. Types are strict: "200" is no number and 1.0 no whole number."""
     try:
-        text = json.dumps(data, default=str)  # JSON mode: strict about types, but a list may become a tuple
+        text = json.dumps(data, default=marked)  # JSON mode: strict about types, but a list may become a tuple
         return model.model_validate_json(text, strict=True, by_alias=True, by_name=False), []
     except ValidationError as error:
         return None, _faults(error.errors(include_url=False), model, data)

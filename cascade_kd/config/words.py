@@ -12,6 +12,8 @@ from cascade_kd.config.lines import KeyPath
 
 LISTED = 12  # longer lists of allowed keys or names are cut
 
+_DATE = "__date__"
+
 
 def suggest(word: str, options: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the nearest option, or nothing."""
@@ -32,10 +34,15 @@ def listing(options: Collection[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown or "none"
 
 
+def marked(value: object) -> dict[str, str]:
+    """A date or time, which JSON lacks, as a table that no key wants and :func:`show` knows."""
+    return {_DATE: str(value)}
+
+
 def show(value: object) -> str:
     """A value as it is written in TOML, shortened; tables and lists by their kind where they are long."""
     if isinstance(value, Mapping):
-        return "a table"
+        return str(value.get(_DATE, "a table"))
     text = json.dumps(value, default=str, ensure_ascii=False)
     if isinstance(value, list) and len(text) > 60:
         return f"a list of {len(value)}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import ExperimentConfig, StageConfig
@@ -105,21 +104,21 @@ def train_stage(
     distillers = [d for d in shop.config.distill if d.student == stage.name] if teachers else []
     reads_upstream = any(source.source == "upstream" for source in stage.train.samples)
     lists_key = _lists_key(shop, upstream) if reads_upstream else ""
-    key = content_key(
-        stage=_stage_content(stage),
-        data=shop.dataset.sha256,
-        streams=stream_seed,
-        lists=lists_key,
-        distill=[[d.model_dump(), teachers[d.teacher].key] for d in distillers],
-        init_from=_init_digest(shop, seed, round_number, stage),
-        machine=[shop.device.type, torch.get_num_threads(), torch.__version__, shop.config.deterministic],
-    )
     features = stage_features(stage, kind, shop.dataset)
     with scoped_seed(seed_at(stream(stream_seed, "initial weights"), 0)):
         model = kind(stage.model, features)
     grown = _grown(shop, seed, round_number, stage, model)
     if grown is not None:
         model.load_state_dict(grown.model)
+    key = content_key(
+        stage=_stage_content(stage),
+        data=shop.dataset.sha256,
+        streams=stream_seed,
+        lists=lists_key,
+        distill=[[d.model_dump(), teachers[d.teacher].key] for d in distillers],
+        init_from=grown.origin if grown is not None else None,
+        machine=[shop.device.type, torch.get_num_threads(), torch.__version__, shop.config.deterministic],
+    )
     model.to(shop.device)
     folder = shop.out / CHECKPOINTS / str(seed) / str(round_number) / stage.name
     if shop.store.restore(key, folder):
@@ -204,20 +203,8 @@ def _origin(shop: Workshop) -> Path:
     return Path(shop.config.init_from) / ORIGIN
 
 
-def _earlier(shop: Workshop, seed: int, round_number: int, stage: StageConfig) -> Path:
-    assert shop.config.init_from is not None
-    return Path(shop.config.init_from) / CHECKPOINTS / str(seed) / str(round_number) / stage.name
-
-
 def _grown(shop: Workshop, seed: int, round_number: int, stage: StageConfig, model: nn.Module) -> Grown | None:
     if shop.config.init_from is None:
         return None
-    earlier = _earlier(shop, seed, round_number, stage)
+    earlier = Path(shop.config.init_from) / CHECKPOINTS / str(seed) / str(round_number) / stage.name
     return grow(earlier, _origin(shop) / VOCABULARY, model, shop.dataset)
-
-
-def _init_digest(shop: Workshop, seed: int, round_number: int, stage: StageConfig) -> Mapping[str, Any] | None:
-    if shop.config.init_from is None:
-        return None
-    meta = json.loads((_earlier(shop, seed, round_number, stage) / "last.json").read_text("utf-8"))
-    return {"key": meta["key"], "step": meta["state"]["step"]}

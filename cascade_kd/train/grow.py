@@ -26,10 +26,14 @@ TRAINED_UNTIL = "trained_until.parquet"
 
 @dataclass(frozen=True)
 class Grown:
-    """Weights to start from and optimiser state to go on with, in the shapes of the new vocabularies."""
+    """Weights to start from and optimiser state to go on with, in the shapes of the new vocabularies.
+
+    ``origin`` names what they come from: the earlier stage's key and step.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
+    origin: dict[str, Any]
 
 
 def save_origin(dataset: Dataset, folder: Path) -> None:
@@ -96,7 +100,7 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
             else _moved(name, torch.zeros_like(fresh[name]), {name: value}, rows.get(name))
             for key, value in state.items()
         }
-    return Grown(weights, optimizer)
+    return Grown(weights, optimizer, {"key": last.meta["key"], "step": last.meta["state"]["step"]})
 
 
 def _moved(name: str, target: Tensor, source: Mapping[str, Tensor], rows: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -86,6 +86,7 @@ def test_a_comma_file(log: Columns, write: Callable[..., Path], tmp_path: Path) 
         ("rank", "dcnv2"),
     ]
     assert config.stages[0].keep <= ITEMS
+    assert not config.evaluate.mask_seen, "with 600 events of 30 users and 20 items most come again"
     assert {stage.train.label for stage in config.stages} == {"like"}
 
 
@@ -167,8 +168,9 @@ def test_labels_in_words_and_requests(log: Columns, write: Callable[..., Path], 
 def test_short_users_split_by_time(log: Columns, write: Callable[..., Path], tmp_path: Path) -> None:
     users = [f"v{n // 3}" for n in range(ROWS)]
     columns = {"user": users, "item": log["item"], "rating": log["rating"], "time": log["time"]}
-    _, data = first_files(write(columns), tmp_path)
+    config, data = first_files(write(columns), tmp_path)
     assert data["split"]["kind"] == "time"
+    assert config.evaluate.mask_seen, "hardly a user of three events meets an item twice"
 
 
 def test_short_users_without_time_leave_one_out(log: Columns, write: Callable[..., Path], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def paths_of(data: Any, path: KeyPath = ()) -> set[KeyPath]:
     if isinstance(data, dict):
         inner = data.items()
     elif isinstance(data, list):
-        inner = enumerate(data)
+        inner = dict(enumerate(data)).items()
     else:
         return {path}
     return {path} | {deeper for key, value in inner for deeper in paths_of(value, (*path, key))}
@@ -111,8 +111,9 @@ def test_shipped_files_are_indexed(repository: Path) -> None:
         assert set(document.lines) == paths_of(document.data) - {()}
         rows = path.read_text("utf-8").splitlines()
         for key, line in document.lines.items():
-            if isinstance(key[-1], str) and len(key) == 1 and not isinstance(document.data[key[0]], (dict, list)):
-                assert rows[line - 1].startswith(key[-1]), (path, key)
+            name = str(key[0])
+            if len(key) == 1 and not isinstance(document.data[name], (dict, list)):
+                assert rows[line - 1].startswith(name), (path, key)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -46,6 +47,7 @@ class Outer(BaseModel):
     [
         ({}, ("name",), "required key is missing: what it is called"),
         ({"name": 1}, ("name",), "want text in quotes, got 1"),
+        ({"name": datetime.date(2024, 1, 2)}, ("name",), "want text in quotes, got 2024-01-02"),
         ({"name": "too long"}, ("name",), "want at most 5 letters, got 'too long'"),
         ({"name": "x", "innr": 1}, ("innr",), "unknown key; did you mean 'inner'? Known keys: 'name', 'inner', 'many'"),
         ({"name": "x", "num": 1}, ("num",), "unknown key; did you mean 'inner.num'?"),
@@ -89,12 +91,17 @@ def test_what_is_right_is_built() -> None:
     found, faults = validate(Outer, data)
     assert faults == []
     assert found == Outer(
-        name="x", inner=Inner(**{"from": "b"}), many=(Inner(),), either=("a",), ratio=1.0, free={"a": [{"b": 1}]}
+        name="x",
+        inner=Inner.model_validate({"from": "b"}),
+        many=(Inner(),),
+        either=("a",),
+        ratio=1.0,
+        free={"a": [{"b": 1}]},
     )
 
 
 def test_salvage_keeps_what_is_right() -> None:
-    data = {
+    data: dict[str, Any] = {
         "name": "x",
         "inner": {"num": "1", "from": "b"},
         "many": [{"num": 5}, {"num": "a"}, {"num": 7}, {"x": 1, "num": 8}],
@@ -103,7 +110,7 @@ def test_salvage_keeps_what_is_right() -> None:
     }
     found, faults = salvage(Outer, data)
     assert found is not None
-    assert found.inner == Inner(**{"from": "b"})
+    assert found.inner == Inner.model_validate({"from": "b"})
     assert [entry.num for entry in found.many] == [5, 1, 7, 8]
     assert found.size == [1, 2]
     assert {fault.path for fault in faults} == {
@@ -148,4 +155,4 @@ def test_settings_in_python() -> None:
     with pytest.raises(ValidationError, match="no temperature"):
         LogitDistillConfig(teacher="a", student="b", method="logit", loss="mse", temperature=3)
     with pytest.raises(ValidationError, match="frozen"):
-        train.epochs = 3  # type: ignore[misc]
+        train.epochs = 3
