@@ -5,8 +5,9 @@ The names below load on first use, so that ``import cascade_kd`` and the command
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.cascade import Cascade
@@ -15,23 +16,26 @@ if TYPE_CHECKING:
     from cascade_kd.experiment import RunResult, run
     from cascade_kd.serve import recommend
     from cascade_kd.types import Candidates, Feature, Inputs, Output, Requests
-
-_HOME = {
-    "Candidates": "types",
-    "Cascade": "cascade",
-    "Dataset": "data",
-    "ExperimentConfig": "config",
-    "Feature": "types",
-    "Inputs": "types",
-    "Output": "types",
-    "Requests": "types",
-    "RunResult": "experiment",
-    "load": "data",
-    "load_experiment": "config",
-    "prepare": "data",
-    "recommend": "serve",
-    "run": "experiment",
-}
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "Candidates": "types",
+            "Cascade": "cascade",
+            "Dataset": "data",
+            "ExperimentConfig": "config",
+            "Feature": "types",
+            "Inputs": "types",
+            "Output": "types",
+            "Requests": "types",
+            "RunResult": "experiment",
+            "load": "data",
+            "load_experiment": "config",
+            "prepare": "data",
+            "recommend": "serve",
+            "run": "experiment",
+        },
+    )
 
 __all__ = [
     "Candidates",
@@ -49,9 +53,3 @@ __all__ = [
     "recommend",
     "run",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"cascade_kd.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'cascade_kd' has no attribute '{name}'")

@@ -63,7 +63,9 @@ class Cascade:
 
     def trace(self, requests: Requests) -> Trace:
         """Run all requests in batches and keep what every stage received and ordered."""
-        batches = [self._steps(requests[i : i + REQUESTS_PER_CALL]) for i in range(0, len(requests), REQUESTS_PER_CALL)]
+        batches = [
+            self._steps(requests[i : i + REQUESTS_PER_CALL]) for i in range(0, max(1, len(requests)), REQUESTS_PER_CALL)
+        ]
         steps = []
         received: Candidates | None = None
         for column in zip(*batches, strict=True):

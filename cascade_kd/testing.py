@@ -23,6 +23,17 @@ from cascade_kd.types import Candidates, Requests
 class StageConformance:
     """What every stage must satisfy; give the fixtures ``stage``, ``requests`` and ``received``."""
 
+    def test_leaves_what_it_received_as_it_was(
+        self, stage: Stage, requests: Requests, received: Candidates | None
+    ) -> None:
+        """Candidates are values: a stage returns new ones."""
+        if received is None:
+            return
+        before = [tensor.clone() for tensor in (received.item_BK, received.score_BK, received.valid_BK)]
+        stage(requests, received)
+        for held, tensor in zip(before, (received.item_BK, received.score_BK, received.valid_BK), strict=True):
+            assert torch.equal(held, tensor)
+
     def test_keeps_its_budget(self, stage: Stage, requests: Requests, received: Candidates | None) -> None:
         """At most ``keep`` candidates a request, one row a request."""
         kept = stage(requests, received)
@@ -37,6 +48,7 @@ class StageConformance:
             assert torch.equal(candidates.score_BK, again.score_BK)
             assert torch.equal(candidates.valid_BK, again.valid_BK)
             assert all(len(set(row)) == len(row) for row in _items(candidates))
+            assert bool((candidates.item_BK[candidates.valid_BK] > 0).all())
 
     def test_hands_on_only_what_it_received(
         self, stage: Stage, requests: Requests, received: Candidates | None

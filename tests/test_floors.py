@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "cascade_kd"
 
 FLOORS = {
     "errors": 0,
+    "lazy": 0,
     "types": 1,
     "masked": 1,
     "report": 1,
@@ -74,6 +76,43 @@ def test_imports_go_down(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+def lazy_table(tree: ast.Module) -> dict[str, str]:
+    """Name -> module of a package whose names load on first use; empty for another."""
+    tables = [
+        ast.literal_eval(node.args[1])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy"
+    ]
+    return tables[0] if tables else {}
+
+
+PACKAGES = [path for path in sorted(ROOT.rglob("__init__.py")) if lazy_table(ast.parse(path.read_text("utf-8")))]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.parent.name)
+def test_lazy_names_are_what_type_checkers_see(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    package = ".".join(path.parent.relative_to(ROOT.parent).parts)
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: (node.module or "").removeprefix(f"{package}.")
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert lazy_table(tree) == seen
+    loaded = importlib.import_module(package)
+    assert all(hasattr(loaded, name) for name in loaded.__all__)
+    assert not hasattr(loaded, "no_such_name")
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: path.parent.name)
+def test_no_module_takes_the_place_of_a_lazy_name(path: Path) -> None:
+    """A module, once imported, is an attribute of its package, and would hide a name that was to load on first use."""
+    modules = {found.stem for found in path.parent.iterdir() if found.suffix == ".py" or found.is_dir()}
+    assert not modules & set(lazy_table(ast.parse(path.read_text("utf-8"))))
 
 
 def test_catalogues_hold_no_python() -> None:

@@ -37,12 +37,13 @@ def listing(what: Literal["stages", "datasets", "distillers", "metrics", "layers
 
 
 def _layers(file: str) -> list[str]:
+    from cascade_kd.cli.preparing import prepare_shown
     from cascade_kd.config import load_experiment
-    from cascade_kd.data import load, prepare
+    from cascade_kd.data import load
     from cascade_kd.experiment.run import describe_layers
 
     config = load_experiment(file)
-    dataset = load(prepare(config.definition, base=config.dataset_file.parent))
+    dataset = load(prepare_shown(config.definition, config.dataset_file.parent))
     rows = [(stage, name, str(["rows", *shape])) for stage, name, shape in describe_layers(config, dataset)]
     return _columns(rows)
 

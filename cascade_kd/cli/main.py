@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cascade_kd.errors import CascadeKDError, UserError
+from cascade_kd.errors import CascadeKDError, ConfigError, UserError
 from cascade_kd.interrupt import Interrupted
 
 app = typer.Typer(
@@ -87,8 +87,8 @@ def check(file: File, overrides: Set = []) -> None:  # noqa: B006
 
 @app.command("list")
 def list_(
-    what: Annotated[Listing, typer.Argument(help="what to list")],
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="layers: the experiment's TOML")] = None,
+    what: Annotated[Listing, typer.Argument(metavar="WHAT", help="what to list")],
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="of layers: the experiment")] = None,
 ) -> None:
     """What there is, one line each."""
     from cascade_kd.cli.listing import listing
@@ -122,11 +122,11 @@ def schema() -> None:
 @data_app.command("prepare")
 def data_prepare(dataset: DataSet) -> None:
     """Encode a data set once into the cache."""
+    from cascade_kd.cli.preparing import prepare_shown
     from cascade_kd.config import load_dataset_definition
-    from cascade_kd.data import prepare
 
     definition, file = load_dataset_definition(dataset)
-    typer.echo(prepare(definition, base=file.parent))
+    typer.echo(prepare_shown(definition, file.parent))
 
 
 @data_app.command("describe")
@@ -134,11 +134,12 @@ def data_describe(dataset: DataSet) -> None:
     """Sizes, splits, label rates, and which feature is available at which stage."""
     from rich.console import Console
 
+    from cascade_kd.cli.preparing import prepare_shown
     from cascade_kd.config import load_dataset_definition
-    from cascade_kd.data import description, prepare, render
+    from cascade_kd.data import description, render
 
     definition, file = load_dataset_definition(dataset)
-    for table in render(description(prepare(definition, base=file.parent))):
+    for table in render(description(prepare_shown(definition, file.parent))):
         Console().print(table)
 
 
@@ -154,7 +155,7 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except CascadeKDError as error:
-        typer.echo(f"{_prefix(error)}{error}", err=True)
+        typer.echo(_said(error), err=True)
         code = error.exit_code
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -170,5 +171,8 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _prefix(error: CascadeKDError) -> str:
-    return "error: " if isinstance(error, UserError) else ""
+def _said(error: CascadeKDError) -> str:
+    """The message on the terminal. The problems of a TOML stay ``file:line: key: problem``, as editors read them."""
+    if isinstance(error, ConfigError):
+        return f"{error}\n{len(error.problems)} problems" if len(error.problems) > 1 else str(error)
+    return f"error: {error}" if isinstance(error, UserError) else str(error)

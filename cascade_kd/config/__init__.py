@@ -3,13 +3,14 @@
 ``tables``: type and method names. ``files``: the keys of the TOMLs. ``stage_checks``, ``experiment_checks``: what must
 hold between them. ``experiment``, ``stage``: the frozen objects that a run gets; ``resolved``: written out again.
 ``lines``, ``sources``, ``problems``, ``words``: where things stand and how it is said. ``init``: the first two files.
-The names below are imported on first use, so that ``cascade_kd.config.catalogue`` alone costs no torch.
+The names below load on first use, so that ``catalogue`` alone costs no torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.config.catalogue import find, names, resolve
@@ -21,25 +22,28 @@ if TYPE_CHECKING:
     from cascade_kd.config.schema import json_schemas
     from cascade_kd.config.stage import StageConfig
     from cascade_kd.config.tables import DISTILLERS, models, resolve_type
-
-_MODULE_OF = {
-    "DISTILLERS": "tables",
-    "ExperimentConfig": "experiment",
-    "StageConfig": "stage",
-    "config_sha256": "resolved",
-    "describe_catalogue": "describe",
-    "describe_distillers": "describe",
-    "find": "catalogue",
-    "json_schemas": "schema",
-    "load_dataset_definition": "dataset",
-    "load_experiment": "experiment",
-    "models": "tables",
-    "names": "catalogue",
-    "resolve": "catalogue",
-    "resolve_type": "tables",
-    "resolved_toml": "resolved",
-    "write_first_files": "init",
-}
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "DISTILLERS": "tables",
+            "ExperimentConfig": "experiment",
+            "StageConfig": "stage",
+            "config_sha256": "resolved",
+            "describe_catalogue": "describe",
+            "describe_distillers": "describe",
+            "find": "catalogue",
+            "json_schemas": "schema",
+            "load_dataset_definition": "dataset",
+            "load_experiment": "experiment",
+            "models": "tables",
+            "names": "catalogue",
+            "resolve": "catalogue",
+            "resolve_type": "tables",
+            "resolved_toml": "resolved",
+            "write_first_files": "init",
+        },
+    )
 
 __all__ = [
     "DISTILLERS",
@@ -59,9 +63,3 @@ __all__ = [
     "resolved_toml",
     "write_first_files",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

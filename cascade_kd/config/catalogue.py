@@ -6,6 +6,7 @@ repository (experiments: ``benchmarks/``).
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Literal
 
@@ -47,17 +48,24 @@ def resolve(kind: Kind, written: str, *, beside: Path | None = None) -> Path:
     A relative path counts from the folder ``beside``, that of the file it is written in; None is the working
     directory. Raises UserError.
     """
-    base = beside or Path()
+    path = os.path.join(beside or "", os.path.expanduser(written))  # of text: pathlib raises on odd or long names
     if not written.endswith(".toml"):
         try:
             return find(kind, written)
         except UserError as error:
-            if written and (base / f"{written}.toml").is_file():
-                raise UserError(f"{error}; or did you mean the file '{written}.toml'?") from None
-            raise
-    path = base / Path(written).expanduser()
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        counted = f" (counted from {beside.as_posix()})" if beside and not Path(written).is_absolute() else ""
+            raise UserError(f"{error}{_meant_path(written, path)}") from None
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+        counted = f" (counted from {beside.as_posix()})" if beside and not os.path.isabs(written) else ""
         raise UserError(f"the {_ONE[kind]} file '{written}' {what}{counted}")
-    return path
+    return Path(path)
+
+
+def _meant_path(written: str, path: str) -> str:
+    """What to say of a name that is a path, or nothing."""
+    if written and os.path.isfile(f"{path}.toml"):
+        return f"; or did you mean the file '{written}.toml'?"
+    if written and os.path.exists(path):
+        what = "folder" if os.path.isdir(path) else "file"
+        return f"; '{written}' is a {what}: want a name of these, or a path that ends in .toml"
+    return ""

@@ -13,7 +13,7 @@ Row = tuple[str, ...]
 
 
 def describe_catalogue(what: Literal["stages", "datasets"]) -> list[Row]:
-    """(name, type, level, first comment) of every stage, (name, licence, description) of every data set."""
+    """(name, type, level, first comment) of every stage, (name, description, licence) of every data set."""
     describe: Callable[[Path], Row] = _stage if what == "stages" else _dataset
     return [(name, *describe(catalogue.find(what, name))) for name in catalogue.names(what)]
 
@@ -27,14 +27,19 @@ def describe_distillers() -> list[Row]:
 
 def _stage(path: Path) -> Row:
     data = read_document(path).data
-    return str(data.get("type", "")), str(data.get("level", "")), _first_comment(path)
+    return _plain(data.get("type")), _plain(data.get("level")), _first_comment(path)
 
 
 def _dataset(path: Path) -> Row:
     data = read_document(path).data
-    return str(data.get("licence", "")), str(data.get("description", "")) or _first_comment(path)
+    return _plain(data.get("description")) or _first_comment(path), _plain(data.get("licence"))
 
 
 def _first_comment(path: Path) -> str:
     first = path.read_text("utf-8").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _plain(value: object) -> str:
+    """A text on one line; nothing for no text."""
+    return " ".join(value.split()) if isinstance(value, str) else ""

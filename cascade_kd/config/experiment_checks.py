@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from cascade_kd.config.files import ExperimentFile
 from cascade_kd.config.lines import KeyPath
 from cascade_kd.config.stage import StageDraft
-from cascade_kd.config.tables import DistillConfig, is_model, signals_of
+from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose, listing
 from cascade_kd.errors import Problem
 
@@ -98,8 +98,8 @@ def _check_signals(
 ) -> Iterator[Problem]:
     """The teacher gives what the method needs, and the student's loss has room for it."""
     teacher, student = stages.get(pair.teacher), stages.get(pair.student)
-    if teacher is not None and teacher.model_type is not None:
-        gives = signals_of(teacher.model_type)
+    if teacher is not None and teacher.kind is not None:
+        gives = teacher.kind.signals
         lacks = [signal for signal in pair.needs if signal not in gives]
         if lacks:
             message = f"method '{pair.method}' needs the signal '{lacks[0]}' of its teacher; stage '{pair.teacher}'"
@@ -110,7 +110,7 @@ def _check_signals(
     if train is not None and train.loss not in pair.student_losses:
         message = f"method '{pair.method}' teaches a stage whose [train] loss is {listing(pair.student_losses)}"
         yield place((*at, "student"), f"{message}; '{pair.student}' has '{train.loss}'")
-    if student.model_type is not None and not is_model(student.model_type):
+    if student.kind is not None and not student.kind.is_model:
         message = f"stage '{pair.student}' of type '{student.keys.type}' is not trained by the library"
         yield place((*at, "student"), f"{message} and cannot learn")
 

@@ -75,6 +75,8 @@ class StageFile(BaseModel):
     """The budget: how many candidates the stage hands on."""
     label_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["rest"] = 1.0
     """Factor of the label loss; "rest" makes it 1 minus the weights of the stage's distillers."""
+    upstream_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """The stage orders by its logit + this weight x the score it received; not for the first stage."""
     refresh: bool = False
     """Train the stage again in every round even if nobody teaches it."""
 

@@ -16,7 +16,10 @@ from cascade_kd.errors import ConfigError, Problem
 
 KeyPath = tuple[str | int, ...]
 
+MAX_DEPTH = 100  # what checks and copies values goes down by recursion
+
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal should not get
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^\s,\]}#]+(?: \d[^\s,\]}#]*)?")  # a date and its time may be parted by a space
 
@@ -47,7 +50,13 @@ def read_document(path: Path) -> Document:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_problem(shown, text, str(error))]) from error
-    return Document(path, shown, data, line_index(text))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, hundreds of nested brackets
+        raise ConfigError([Problem(shown, 0, "", f"cannot be read: {error}")]) from error
+    lines = line_index(text)
+    for key, line in lines.items():
+        if len(key) > MAX_DEPTH:
+            raise ConfigError([Problem(shown, line, "", f"lists or tables are nested more than {MAX_DEPTH} deep")])
+    return Document(path, shown, data, lines)
 
 
 def shown_path(path: Path) -> str:
@@ -71,7 +80,7 @@ def _syntax_problem(shown: str, text: str, message: str) -> Problem:
     found = _AT.search(message)
     line = int(found[1]) if found and found[1] else len(rows)
     column = f" (column {found[2]})" if found and found[2] else " at the end of the file"
-    row = rows[min(line, len(rows)) - 1].strip()
+    row = _CONTROL.sub("\ufffd", rows[min(line, len(rows)) - 1].strip())
     return Problem(shown, line, "", f"not TOML: {message[: found.start()] if found else message}{column}: {row[:80]}")
 
 

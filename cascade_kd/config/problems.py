@@ -159,6 +159,8 @@ def _want(error: ErrorDetails) -> str:
         least = kind == "too_short"
         num = context["min_length" if least else "max_length"]
         return f"{'at least' if least else 'at most'} {num} {'entry' if num == 1 else 'entries'}"
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']}"
     if kind == "string_too_short":
         return "text that is not empty"
     return error["msg"][:1].lower() + error["msg"][1:]

@@ -63,6 +63,7 @@ def _stage(stage: StageConfig) -> dict[str, Any]:
         "keep": stage.keep,
         "features": stage.features if isinstance(stage.features, str) else list(stage.features),
         "label_weight": stage.label_weight,
+        "upstream_weight": stage.upstream_weight,
         "refresh": stage.refresh,
         "model": _dump(stage.model),
         "train": _dump(stage.train),

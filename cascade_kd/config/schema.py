@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cascade_kd.config.files import ExperimentFile, StageEntry, StageFile
-from cascade_kd.config.tables import DISTILLERS, config_of, models
+from cascade_kd.config.tables import DISTILLERS, TYPES
 from cascade_kd.data.definition import DatasetDefinition
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -50,8 +50,8 @@ def _add_model_tables(stage: Schema) -> None:
     """What ``[model]`` may hold depends on ``type``: one condition a built-in type."""
     definitions = stage.setdefault("$defs", {})
     stage["allOf"] = []
-    for name, model in models().items():
-        config = config_of(model)
+    for name, kind in TYPES.items():
+        config = kind.config
         definitions[config.__name__] = _move_in(config, definitions)
         stage["allOf"].append(
             {

@@ -42,7 +42,8 @@ class Dialect:
 def sniff(path: Path) -> Dialect:
     """Guess from the first lines. Raises UserError for a file that is missing, empty or has one column only."""
     if not path.is_file():
-        raise UserError(f"there is no file '{path}'; want a text file of events, one row each")
+        what = f"'{path}' is a folder" if path.is_dir() else f"there is no file '{path}'"
+        raise UserError(f"{what}; want a text file of events, one row each")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         whole = not file.read(1)

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from cascade_kd.config.lines import KeyPath
+from cascade_kd.config.lines import MAX_DEPTH, KeyPath
 from cascade_kd.config.problems import Fault
 from cascade_kd.config.words import choose, show_path
 from cascade_kd.errors import Problem
@@ -116,7 +116,7 @@ def parse_override(text: str) -> Override | Problem:
     if not equals:
         return Problem(shown, 0, "", "want KEY=VALUE, as in stage.prerank.keep=100")
     path = _path_of(key)
-    if not path:
+    if not path or len(path) > MAX_DEPTH:
         return Problem(shown, 0, "", f"'{key.strip()}' is no key; want names joined by dots")
     return Override(text, path, _value_of(value.strip()))
 
@@ -212,6 +212,6 @@ def _path_of(key: str) -> KeyPath:
 def _value_of(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"v = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return parsed["v"] if list(parsed) == ["v"] else text

@@ -21,7 +21,7 @@ from cascade_kd.config.sources import (
     apply_override,
     merge,
 )
-from cascade_kd.config.tables import config_of, is_model, resolve_type
+from cascade_kd.config.tables import StageType, resolve_type, stage_type
 from cascade_kd.config.words import listing, show_path
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.retrieval.settings import IndexConfig
@@ -41,6 +41,7 @@ class StageConfig:
     index: IndexConfig | None
     keep: int
     label_weight: float | Literal["rest"]
+    upstream_weight: float
     refresh: bool
     toml_file: Path = field(compare=False)
 
@@ -54,13 +55,12 @@ class StageConfig:
 class StageDraft:
     """What could be read of a stage, for checks that want to say all at once: keys that are wrong are None.
 
-    ``place`` is its number in the experiment; ``model_type`` and ``model`` are None where ``type`` or ``[model]`` is
-    wrong.
+    ``place`` is its number in the experiment; ``kind`` and ``model`` are None where ``type`` or ``[model]`` is wrong.
     """
 
     place: int
     keys: StageEntry
-    model_type: type[Any] | None
+    kind: StageType | None
     model: BaseModel | None
     sources: Sources
     toml_file: Path
@@ -90,6 +90,7 @@ class StageDraft:
             index=index,
             keep=keys.keep,
             label_weight=keys.label_weight,
+            upstream_weight=keys.upstream_weight,
             refresh=keys.refresh,
             toml_file=self.toml_file,
         )
@@ -121,10 +122,10 @@ def read_stage(
         faults = [fault for fault in faults if not fault.missing]
     problems += [sources.problem(fault) for fault in faults]
 
-    model_type, model = _model(keys, sources, problems)
-    if complete and model_type and "train" not in merged and is_model(model_type):
+    kind, model = _model(keys, sources, problems)
+    if complete and kind and kind.is_model and "train" not in merged:
         problems.append(sources.problem(Fault(("train",), _missing("train"), missing=True)))
-    return StageDraft(place, keys, model_type, model, sources, toml_file), problems
+    return StageDraft(place, keys, kind, model, sources, toml_file), problems
 
 
 def _apply(
@@ -168,18 +169,18 @@ def _used_file(
     return Layer(base.shown, data, base.lines), path, True
 
 
-def _model(keys: StageEntry, sources: Sources, problems: list[Problem]) -> tuple[type[Any] | None, BaseModel | None]:
-    """The class of ``type`` and its validated ``[model]``."""
+def _model(keys: StageEntry, sources: Sources, problems: list[Problem]) -> tuple[StageType | None, BaseModel | None]:
+    """What ``type`` stands for, and the validated ``[model]``."""
     if keys.type is None:
         return None, None
     try:
-        model_type = resolve_type(keys.type)
+        kind = stage_type(keys.type)
     except UserError as error:
         problems.append(sources.problem(Fault(("type",), str(error))))
         return None, None
-    model, faults = validate(config_of(model_type), keys.model)
+    model, faults = validate(kind.config, keys.model)
     problems += [sources.problem(Fault(("model", *f.path), f.message, f.missing)) for f in faults]
-    return model_type, model
+    return kind, model
 
 
 def _missing(key: str) -> str:

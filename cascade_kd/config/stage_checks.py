@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from cascade_kd.config.lines import KeyPath
 from cascade_kd.config.stage import StageDraft
-from cascade_kd.config.tables import is_model, is_tower, levels_of, sides_of
+from cascade_kd.config.tables import SIDES
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
 from cascade_kd.types import ITEM_ID, LEVELS, USER_ID, Level, Side
-
-SIDES: tuple[Side, ...] = ("user", "context", "item", "pair")
 
 
 def check_stages(drafts: Sequence[StageDraft], definition: DatasetDefinition | None) -> Iterator[Problem]:
@@ -42,6 +40,8 @@ def _check_order(draft: StageDraft, before: Sequence[StageDraft]) -> Iterator[Pr
     if level and not before and level != "recall":
         message = "the first stage draws on the whole catalogue and must be of level 'recall'"
         yield draft.problem(("level",), f"{message}, got '{level}'")
+    if draft.keys.upstream_weight and not before:
+        yield draft.problem(("upstream_weight",), "the first stage receives no scores to add; leave it out")
     if level == "recall" and before:
         message = "only the first stage is of level 'recall'; this one scores what stage"
         yield draft.problem(("level",), f"{message} '{before[-1].name}' hands on; want 'prerank' or 'rank'")
@@ -62,13 +62,12 @@ def _depth(level: Level | None) -> int:
 
 def _check_type(draft: StageDraft) -> Iterator[Problem]:
     """The type serves the level, and an index stands where something retrieves."""
-    keys, model_type = draft.keys, draft.model_type
-    if keys.level and model_type is not None:
-        levels = levels_of(model_type)
-        if keys.level not in levels:
-            message = f"type '{keys.type}' does not serve level '{keys.level}'; it serves {listing(levels)}"
+    keys, kind = draft.keys, draft.kind
+    if keys.level and kind is not None:
+        if keys.level not in kind.levels:
+            message = f"type '{keys.type}' does not serve level '{keys.level}'; it serves {listing(kind.levels)}"
             yield draft.problem(("type",), message)
-        elif keys.level == "recall" and is_model(model_type) and not is_tower(model_type):
+        elif keys.level == "recall" and kind.is_model and not kind.is_tower:
             message = f"a model of level 'recall' needs user_vectors and item_vectors, which '{keys.type}' lacks"
             yield draft.problem(("type",), f"{message}; choose 'two-tower'")
     if keys.index is not None and keys.level not in (None, "recall"):
@@ -78,7 +77,7 @@ def _check_type(draft: StageDraft) -> Iterator[Problem]:
 
 def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> Iterator[Problem]:
     """Label, loss, samples and monitor fit the data set, the type and the place in the cascade."""
-    train, model_type = draft.keys.train, draft.model_type
+    train, kind = draft.keys.train, draft.kind
     if train is None:
         return
     if definition is not None and train.label not in definition.labels:
@@ -93,11 +92,11 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
                 f"loss 'sampled-softmax' draws its negatives from the batch and takes no '{source.source}' samples"
             )
             yield draft.problem(("train", "samples", number, "from"), f"{message}; leave them out")
-    if model_type is not None and not is_model(model_type):
+    if kind is not None and not kind.is_model:
         message = f"type '{draft.keys.type}' is no torch module, so the library does not train it; leave [train] out"
         yield draft.problem(("train",), message)
         return
-    tower = model_type is None or is_tower(model_type)
+    tower = kind is None or kind.is_tower
     if train.loss == "sampled-softmax":
         if not tower:
             message = f"loss 'sampled-softmax' needs user and item vectors, which type '{draft.keys.type}' lacks"
@@ -118,7 +117,7 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
 def _check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:
     """Listed features exist, are online at the level and of a side that the type sees; no tower is left empty."""
     level, listed = draft.keys.level, draft.keys.features
-    sides = sides_of(draft.model_type) if draft.model_type is not None else SIDES
+    sides = draft.kind.sides if draft.kind is not None else SIDES
     known: dict[str, tuple[Level, Side]] = {USER_ID: ("recall", "user"), ITEM_ID: ("recall", "item")}
     known |= {feature.name: (feature.available, feature.side) for feature in definition.feature}
     names = list(known) if listed == "all" else list(listed)
@@ -140,7 +139,7 @@ def _check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterato
         if side not in sides and listed != "all":
             message = f"feature '{name}' is of side '{side}', and type '{draft.keys.type}' sees {listing(sides)} only"
             yield draft.problem(at, f"{message}; leave it out, or choose another type")
-    if level and draft.model_type is not None and is_tower(draft.model_type):
+    if level and draft.kind is not None and draft.kind.is_tower:
         for tower, fitting in (("user", ("user", "context")), ("item", ("item",))):
             if not any(side in fitting for side in seen.values()):
                 message = f"the {tower} tower has nothing to see: list a feature of side '{tower}'"

@@ -1,14 +1,14 @@
 """The explicit tables: every name that a TOML may write as ``type`` or ``method``, and what it stands for.
 
-A new model is one line in :func:`models`, a new distiller one line in ``DISTILLERS``. A plug-in needs no line: its
+A new model is one entry in ``TYPES``, a new distiller one line in ``DISTILLERS``. A plug-in needs no entry: its
 ``type`` is ``"package.module:Class"``.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from cascade_kd.config.words import choose, suggest
 from cascade_kd.distill.settings import LogitDistillConfig
 from cascade_kd.errors import UserError
+from cascade_kd.models.settings import DCNv2Config, TwoTowerConfig
 from cascade_kd.types import Level, Side
 
 DistillConfig = LogitDistillConfig  # a union, once there are more
@@ -25,16 +26,67 @@ DISTILLERS: Mapping[str, type[DistillConfig]] = {
 }
 
 STAGE_LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank")
+SIDES: tuple[Side, ...] = ("user", "context", "item", "pair")
+SIGNALS_OF_MODEL = ("hidden", "logits", "ranking")
+
+
+@dataclass(frozen=True)
+class StageType:
+    """What a check must know of a ``type``; of the built-in ones without loading their class, which takes torch."""
+
+    home: str  # package.module:Class
+    config: type[BaseModel]  # the ``[model]`` table
+    levels: tuple[Level, ...]  # that it can serve
+    sides: tuple[Side, ...]  # whose features it can see
+    signals: tuple[str, ...] = SIGNALS_OF_MODEL  # that it can teach with
+    is_model: bool = True  # a torch module, which the library trains and makes a stage of; else a stage itself
+    is_tower: bool = False  # has user and item vectors, so that an index can serve it
+
+
+TYPES: Mapping[str, StageType] = {
+    "two-tower": StageType(
+        "cascade_kd.models.two_tower:TwoTower",
+        TwoTowerConfig,
+        TwoTowerConfig.levels,
+        TwoTowerConfig.sides,
+        is_tower=True,
+    ),
+    "dcnv2": StageType("cascade_kd.models.dcnv2:DCNv2", DCNv2Config, DCNv2Config.levels, DCNv2Config.sides),
+}
+
+
+def stage_type(name: str) -> StageType:
+    """What ``type = "name"`` stands for. Raises UserError; a plug-in is loaded, a built-in type is not."""
+    if ":" in name:
+        return describe_class(name, _load(name))
+    if name not in TYPES:
+        raise UserError(
+            f"no stage type '{name}'{choose(name, TYPES)}, or a class of your own as \"my_package.my_module:MyStage\""
+        )
+    return TYPES[name]
+
+
+def describe_class(home: str, kind: type[Any]) -> StageType:
+    """What a class says of itself: its attributes ``levels``, ``sides`` and ``signals`` may be left out."""
+    from torch import nn
+
+    is_model = issubclass(kind, nn.Module)
+    default = SIGNALS_OF_MODEL if is_model else ("ranking",)
+    signals = getattr(kind, "signals", default)
+    return StageType(
+        home,
+        kind.Config,
+        getattr(kind, "levels", STAGE_LEVELS),
+        getattr(kind, "sides", SIDES),
+        tuple(sorted(signals)) if isinstance(signals, tuple | list | set | frozenset) else default,
+        is_model=is_model,
+        is_tower=hasattr(kind, "user_vectors") and hasattr(kind, "item_vectors"),
+    )
 
 
 def models() -> dict[str, type[Any]]:
-    """Type name -> model class. A function, so that torch modules are imported only where a type is looked up."""
-    from cascade_kd.models import DCNv2, TwoTower
-
-    return {
-        "two-tower": TwoTower,
-        "dcnv2": DCNv2,
-    }
+    """Type name -> model class."""
+    return {name: resolve_type(name) for name in TYPES}
 
 
 def resolve_type(name: str) -> type[Any]:
@@ -42,54 +94,10 @@ def resolve_type(name: str) -> type[Any]:
 
     A ``torch.nn.Module`` is a model, which the library trains and makes a stage of; any other class is a stage itself.
     """
-    if ":" in name:
-        return _plug_in(name)
-    known = models()
-    if name not in known:
-        raise UserError(
-            f"no stage type '{name}'{choose(name, known)}, or a class of your own as \"my_package.my_module:MyStage\""
-        )
-    return known[name]
+    return _load(stage_type(name).home)
 
 
-def config_of(kind: type[Any]) -> type[BaseModel]:
-    """The pydantic model of a stage's ``[model]`` table."""
-    config: type[BaseModel] = kind.Config
-    return config
-
-
-def levels_of(kind: type[Any]) -> tuple[Level, ...]:
-    """The levels that a class can serve; all of them if it does not say."""
-    levels: tuple[Level, ...] = getattr(kind, "levels", STAGE_LEVELS)
-    return levels
-
-
-def sides_of(kind: type[Any]) -> tuple[Side, ...]:
-    """The sides whose features it can see; all of them if it does not say."""
-    sides: tuple[Side, ...] = getattr(kind, "sides", ("user", "context", "item", "pair"))
-    return sides
-
-
-def signals_of(kind: type[Any]) -> tuple[str, ...]:
-    """What it can teach with: a model has logits; a stage says so in its class attribute ``signals``."""
-    default = ("ranking", "logits", "hidden") if is_model(kind) else ("ranking",)
-    signals = getattr(kind, "signals", default)
-    return tuple(sorted(signals)) if isinstance(signals, tuple | list | set | frozenset) else default
-
-
-def is_model(kind: type[Any]) -> bool:
-    """Whether the library trains it (a torch module), or it comes as a stage of its own."""
-    from torch import nn
-
-    return issubclass(kind, nn.Module)
-
-
-def is_tower(kind: type[Any]) -> bool:
-    """Whether its logit is an inner product of a user and an item vector, so that an index can serve it."""
-    return hasattr(kind, "user_vectors") and hasattr(kind, "item_vectors")
-
-
-def _plug_in(name: str) -> type[Any]:
+def _load(name: str) -> type[Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute.isidentifier():
         raise UserError(f"want \"my_package.my_module:MyStage\", got '{name}'")

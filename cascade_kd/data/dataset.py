@@ -88,6 +88,11 @@ class Dataset:
         """The event rows of a part, ascending, int64."""
         return self._once(("rows", part), lambda: (self.events.part_N == PARTS.index(part)).nonzero()[:, 0])
 
+    def log_end(self, part: Part) -> Tensor:
+        """The second after the last event that ``part`` may look back on: of train, for test of validation too."""
+        before_N = self.events.part_N <= (part == "test")
+        return self._once(("end", part == "test"), lambda: self.events.time_N[before_N].max() + 1)
+
     def item_codes(self) -> Tensor:
         """1..I, int64."""
         return torch.arange(1, self.num_items + 1, device=self.events.item_N.device)

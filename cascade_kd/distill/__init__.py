@@ -1,7 +1,27 @@
-"""Distillers: who teaches whom, by which pure loss, at which weight (floor 4). They know no optimiser and no data."""
+"""Distillers: who teaches whom, by which pure loss, at which weight (floor 4). They know no optimiser and no data.
 
-from cascade_kd.distill.logit import LOGIT_LOSSES, logit_loss
-from cascade_kd.distill.schedule import weight_at
-from cascade_kd.distill.settings import LogitDistillConfig
+The names below load on first use: ``settings`` alone, which the check of a TOML reads, takes no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
+
+if TYPE_CHECKING:
+    from cascade_kd.distill.logit import LOGIT_LOSSES, logit_loss
+    from cascade_kd.distill.schedule import weight_at
+    from cascade_kd.distill.settings import LogitDistillConfig
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "LOGIT_LOSSES": "logit",
+            "LogitDistillConfig": "settings",
+            "logit_loss": "logit",
+            "weight_at": "schedule",
+        },
+    )
 
 __all__ = ["LOGIT_LOSSES", "LogitDistillConfig", "logit_loss", "weight_at"]

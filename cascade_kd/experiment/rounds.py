@@ -32,7 +32,7 @@ from cascade_kd.train import (
     teacher_logits,
     upstream_lists,
 )
-from cascade_kd.train.grow import VOCABULARY, Grown, embedding_offsets, grow, newer_rows
+from cascade_kd.train.grow import VOCABULARY, Grown, embedding_tables, grow, newer_rows
 from cascade_kd.types import Candidates, Feature
 
 
@@ -141,7 +141,7 @@ def train_stage(
     )
     task = replace(task, terms=tuple(_term(shop, d, teachers[d.teacher], task, lists_key) for d in distillers))
     about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
-    curve = fit(task, folder, shop.progress, about=about | {"embedding_offsets": embedding_offsets(model)})
+    curve = fit(task, folder, shop.progress, about=about | {"embedding_tables": embedding_tables(model)})
     shop.store.keep(key, folder)
     return Trained(as_stage(stage, model, features, shop.dataset), key, curve)
 
@@ -153,7 +153,7 @@ def as_stage(stage: StageConfig, model: Model, features: tuple[Feature, ...], da
         keep = min(stage.keep, dataset.num_items)
         index = stage.index or IndexConfig()
         return RetrievalStage(stage.name, stage.level, keep, features, model, dataset, index)
-    return ScoringStage(stage.name, stage.level, stage.keep, features, model, dataset)
+    return ScoringStage(stage.name, stage.level, stage.keep, features, model, dataset, stage.upstream_weight)
 
 
 def stage_features(stage: StageConfig, model: type[Model], dataset: Dataset) -> tuple[Feature, ...]:
@@ -188,7 +188,8 @@ def _term(shop: Workshop, config: LogitDistillConfig, teacher: Trained, task: Ta
 
 
 def _lists_key(shop: Workshop, upstream: Sequence[Trained]) -> str:
-    return content_key(lists=[[trained.key, trained.stage.keep] for trained in upstream])
+    weights = [s.upstream_weight for s in shop.config.stages[: len(upstream)]]
+    return content_key(lists=[[trained.key, trained.stage.keep] for trained in upstream], upstream_weights=weights)
 
 
 def _lists(shop: Workshop, key: str, upstream: Sequence[Trained]) -> Candidates:

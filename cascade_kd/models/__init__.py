@@ -3,12 +3,32 @@
 A model class has ``Config`` (a frozen pydantic model, the ``[model]`` table of a stage TOML), ``levels`` (the levels
 it can serve), a constructor ``(config, features)``, ``forward(inputs, hidden=()) -> Output`` and ``hidden_names``.
 A model that can serve recall also has ``user_vectors`` and ``item_vectors``.
+The names below load on first use: the check of a TOML reads ``settings`` alone.
 """
 
-from cascade_kd.models.dcnv2 import DCNv2
-from cascade_kd.models.fields import FieldEmbedding
-from cascade_kd.models.interface import Model, TowerModel
-from cascade_kd.models.mlp import MLP
-from cascade_kd.models.two_tower import TwoTower
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
+
+if TYPE_CHECKING:
+    from cascade_kd.models.dcnv2 import DCNv2
+    from cascade_kd.models.fields import FieldEmbedding
+    from cascade_kd.models.interface import Model, TowerModel
+    from cascade_kd.models.mlp import MLP
+    from cascade_kd.models.two_tower import TwoTower
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "DCNv2": "dcnv2",
+            "FieldEmbedding": "fields",
+            "MLP": "mlp",
+            "Model": "interface",
+            "TowerModel": "interface",
+            "TwoTower": "two_tower",
+        },
+    )
 
 __all__ = ["MLP", "DCNv2", "FieldEmbedding", "Model", "TowerModel", "TwoTower"]

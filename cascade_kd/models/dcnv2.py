@@ -6,24 +6,13 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar, final
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cascade_kd.models.fields import FieldEmbedding
 from cascade_kd.models.mlp import MLP
+from cascade_kd.models.settings import DCNv2Config
 from cascade_kd.types import Feature, Inputs, Level, Output, Side
-
-
-class DCNv2Config(BaseModel):
-    """``[model]`` of a stage of type "dcnv2"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
-    cross_layers: int = Field(default=3, ge=1, description="layers of the cross network")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
-    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
 
 
 class CrossNetwork(nn.Module):
@@ -53,8 +42,8 @@ class DCNv2(nn.Module):
     """
 
     Config: ClassVar[type[BaseModel]] = DCNv2Config
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+    levels: ClassVar[tuple[Level, ...]] = DCNv2Config.levels
+    sides: ClassVar[tuple[Side, ...]] = DCNv2Config.sides
 
     def __init__(self, config: DCNv2Config, features: Sequence[Feature]) -> None:
         super().__init__()

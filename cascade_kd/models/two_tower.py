@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cascade_kd.errors import UserError
 from cascade_kd.models.fields import FieldEmbedding
 from cascade_kd.models.mlp import MLP
+from cascade_kd.models.settings import TwoTowerConfig
 from cascade_kd.types import Feature, Inputs, Level, Output, Side
-
-
-class TwoTowerConfig(BaseModel):
-    """``[model]`` of a stage of type "two-tower"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of both towers")
-    output_size: int = Field(default=32, ge=1, description="width of the user and item vectors")
-    similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
-    temperature: float = Field(default=1.0, gt=0.0, description="the similarity is divided by it")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each hidden layer")
 
 
 class Tower(nn.Module):
@@ -54,8 +42,8 @@ class TwoTower(nn.Module):
     """
 
     Config: ClassVar[type[BaseModel]] = TwoTowerConfig
-    levels: ClassVar[tuple[Level, ...]] = ("recall", "prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item")
+    levels: ClassVar[tuple[Level, ...]] = TwoTowerConfig.levels
+    sides: ClassVar[tuple[Side, ...]] = TwoTowerConfig.sides
 
     def __init__(self, config: TwoTowerConfig, features: Sequence[Feature]) -> None:
         super().__init__()

@@ -15,8 +15,11 @@ def recommend(cascade: Cascade, dataset: Dataset, user: str | int, *, k: int = 1
     """The user's top ``k`` as columns ``item`` (own id), ``score`` (logit of the last stage), best first.
 
     Asked just after the last event of the data set, in the context of the user's own last event; what the user has
-    already in training and validation is left out as the recall stage is set. Raises UserError for an unknown user.
+    already in training and validation is left out as the recall stage is set. Raises UserError for an unknown user
+    and k below 1.
     """
+    if k < 1:
+        raise UserError(f"k = {k}: want at least one recommendation")
     code = dataset.code_of(USER_ID, user)
     events = dataset.events
     own = (events.user_N == code).nonzero().squeeze(1)

@@ -87,7 +87,7 @@ class RetrievalStage:
     def item_vectors(self, part: Part = "test") -> Tensor:
         """[I, D] float32, item code i in row i - 1."""
         codes = self.dataset.item_codes()
-        time = self.dataset.events.time_N.max() + 1
+        time = self.dataset.log_end(part)
         vectors: list[Tensor] = []
         with _evaluation_mode(self.model):
             for item_R in codes.split(ITEMS_PER_CALL):

@@ -23,7 +23,12 @@ ROWS_PER_CALL = 1 << 16  # rows scored at once: bounds memory at about 100 MB fo
 @final
 @dataclass(frozen=True)
 class ScoringStage:
-    """Scores every valid candidate with a model and sorts."""
+    """Orders every valid candidate by the model's logit + ``upstream_weight`` x the score it came with.
+
+    The scores of a recall stage trained by a sampled softmax are log P(item | user) up to a constant, so with weight 1
+    the sum is a product of the two models' odds: what the stage before knows is kept, not learnt again from a few
+    sampled negatives. With weight 0, the default, the stage orders by its logit alone.
+    """
 
     name: str
     level: Level
@@ -31,13 +36,14 @@ class ScoringStage:
     features: tuple[Feature, ...]
     model: Model
     dataset: Dataset
+    upstream_weight: float = 0.0
     signals: frozenset[str] = frozenset({"ranking", "logits", "hidden"})
 
     def order(self, requests: Requests, candidates: Candidates | None) -> Candidates:
         """The received candidates under the model's logits; a later stage must receive some."""
         if candidates is None:
             raise ValueError(f"stage '{self.name}' orders candidates of a stage before it and cannot come first")
-        return order_by_logits(self, requests, candidates)
+        return order_by_logits(self, requests, candidates, upstream_weight=self.upstream_weight)
 
     def __call__(self, requests: Requests, candidates: Candidates | None) -> Candidates:
         """The best ``keep`` of the received candidates."""
@@ -48,7 +54,9 @@ class ScoringStage:
         return score_rows(self.model, self.dataset, self.features, requests, item_R, row_R, event_R)
 
 
-def order_by_logits(stage: LogitStage, requests: Requests, candidates: Candidates) -> Candidates:
+def order_by_logits(
+    stage: LogitStage, requests: Requests, candidates: Candidates, *, upstream_weight: float = 0.0
+) -> Candidates:
     """The candidates under the stage's logits; only valid places are scored, a bounded number of rows at a time."""
     score_BK = torch.full_like(candidates.score_BK, -torch.inf, dtype=torch.float32)
     step = max(1, ROWS_PER_CALL // max(1, candidates.width))
@@ -57,6 +65,8 @@ def order_by_logits(stage: LogitStage, requests: Requests, candidates: Candidate
         item_BK, valid_BK = candidates.item_BK[rows], candidates.valid_BK[rows]
         row_R, place_R = valid_BK.nonzero(as_tuple=True)
         score_BK[start + row_R, place_R] = stage.logits(requests[rows], item_BK[row_R, place_R], row_R)
+    if upstream_weight:
+        score_BK = score_BK + upstream_weight * candidates.score_BK
     return candidates.with_scores(score_BK)
 
 

@@ -1,11 +1,41 @@
-"""Training: one ``fit`` over the star schema, samples, checkpoints, upstream lists, teacher scores (floor 6)."""
+"""Training: one ``fit`` over the star schema, samples, checkpoints, upstream lists, teacher scores (floor 6).
 
-from cascade_kd.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cascade_kd.train.loop import Task, Term, fit, is_finished, load_best, make_sampler
-from cascade_kd.train.lists import upstream_lists
-from cascade_kd.train.progress import ProgressLog
-from cascade_kd.train.settings import SampleSource, TrainConfig
-from cascade_kd.train.teacher import teacher_logits
+The names below load on first use: ``settings`` alone, which the check of a TOML reads, takes no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
+
+if TYPE_CHECKING:
+    from cascade_kd.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from cascade_kd.train.lists import upstream_lists
+    from cascade_kd.train.loop import Task, Term, fit, is_finished, load_best, make_sampler
+    from cascade_kd.train.progress import ProgressLog
+    from cascade_kd.train.settings import SampleSource, TrainConfig
+    from cascade_kd.train.teacher import teacher_logits
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "Checkpoint": "checkpoint",
+            "ProgressLog": "progress",
+            "SampleSource": "settings",
+            "Task": "loop",
+            "Term": "loop",
+            "TrainConfig": "settings",
+            "fit": "loop",
+            "is_finished": "loop",
+            "load_best": "loop",
+            "load_checkpoint": "checkpoint",
+            "make_sampler": "loop",
+            "save_checkpoint": "checkpoint",
+            "teacher_logits": "teacher",
+            "upstream_lists": "lists",
+        },
+    )
 
 __all__ = [
     "Checkpoint",
@@ -17,8 +47,8 @@ __all__ = [
     "fit",
     "is_finished",
     "load_best",
-    "make_sampler",
     "load_checkpoint",
+    "make_sampler",
     "save_checkpoint",
     "teacher_logits",
     "upstream_lists",

@@ -22,6 +22,7 @@ from cascade_kd.types import USER_ID
 
 VOCABULARY = "vocabulary.parquet"
 TRAINED_UNTIL = "trained_until.parquet"
+KEEP = "keep the stage's [model] and features as they were"
 
 
 @dataclass(frozen=True)
@@ -71,25 +72,39 @@ def newer_rows(dataset: Dataset, folder: Path) -> Tensor:
     return newer
 
 
-def embedding_offsets(model: nn.Module) -> dict[str, dict[str, int]]:
-    """First row of every vocabulary in every fused table, by the table's name: kept in each checkpoint."""
-    return {name: dict(m.offsets) for name, m in model.named_modules() if isinstance(m, FieldEmbedding)}
+def embedding_tables(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The fields and the first row of every vocabulary of every fused table, by its name: kept in each checkpoint."""
+    return {
+        name: {"fields": [*m.user.names, *m.item.names], "offsets": dict(m.offsets)}
+        for name, m in model.named_modules()
+        if isinstance(m, FieldEmbedding)
+    }
 
 
 def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> Grown:
     """Fit an earlier run's stage in ``folder`` (best weights, last optimiser state) to ``model``'s vocabularies.
 
     A value known to both keeps its embedding row and its moments; a new value keeps ``model``'s fresh row and starts
-    with zero moments. All other tensors must have the same shape. Raises RunError otherwise.
+    with zero moments. Fields and all other tensors must be the same. Raises RunError otherwise.
     """
     best = load_checkpoint(_existing(folder / "best.safetensors"))
     last = load_checkpoint(_existing(folder / "last.safetensors"))
     old = _read(vocabulary)
+    held = best.meta["embedding_tables"]
+    for table, now in embedding_tables(model).items():
+        fields = held.get(table, {}).get("fields")
+        if fields != now["fields"]:
+            raise RunError(f"init_from: the earlier run's stage reads {fields}, this one {now['fields']}; {KEEP}")
     rows = {
-        f"{table}.table.weight": _row_map(module, best.meta["embedding_offsets"][table], old, dataset)
+        f"{table}.table.weight": _row_map(module, held[table]["offsets"], old, dataset)
         for table, module in model.named_modules()
-        if isinstance(module, FieldEmbedding)
+        if isinstance(module, FieldEmbedding) and module.offsets
     }
+    gone = sorted(set(best.model) - set(model.state_dict()))
+    if gone:
+        raise RunError(
+            f"init_from: the earlier run's stage has a tensor '{gone[0]}' that this one lacks; its model was another one; {KEEP}"
+        )
     fresh = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     weights = {name: _moved(name, fresh[name].clone(), best.model, rows.get(name)) for name in fresh}
     optimizer: dict[str, dict[str, Tensor]] = {}
@@ -105,13 +120,11 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
 
 def _moved(name: str, target: Tensor, source: Mapping[str, Tensor], rows: tuple[Tensor, Tensor] | None) -> Tensor:
     if name not in source:
-        raise RunError(f"init_from: the earlier run's stage has no tensor '{name}'; its model was another one")
+        raise RunError(f"init_from: the earlier run's stage has no tensor '{name}'; its model was another one; {KEEP}")
+    was, now = source[name].shape, target.shape
+    if (was[1:] != now[1:]) if rows is not None else (was != now):
+        raise RunError(f"init_from: tensor '{name}' was {tuple(was)} and is {tuple(now)} now; {KEEP}")
     if rows is None:
-        if source[name].shape != target.shape:
-            raise RunError(
-                f"init_from: tensor '{name}' was {tuple(source[name].shape)} and is {tuple(target.shape)} now; "
-                "keep the stage's [model] and features as they were"
-            )
         return source[name].clone()
     new_V, old_V = rows
     target[new_V] = source[name][old_V]

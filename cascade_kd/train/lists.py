@@ -41,6 +41,6 @@ def end_of_training_requests(dataset: Dataset) -> Requests:
     user = dataset.events.user_N[rows]
     last = torch.ones_like(user, dtype=torch.bool)
     last[:-1] = user[1:] != user[:-1]  # events are sorted by user and time
-    end = dataset.events.time_N[rows].max() + 1
+    end = dataset.log_end("valid")
     requests = dataset.requests_of(rows[last], part="valid")
     return replace(requests, time_B=end.expand(len(requests)).clone(), request_B=None)

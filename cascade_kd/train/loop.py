@@ -25,7 +25,7 @@ from cascade_kd.train.checkpoint import (
     save_checkpoint,
 )
 from cascade_kd.train.monitor import make_monitor
-from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss
+from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss, weighted_mean
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.settings import TrainConfig
@@ -174,7 +174,7 @@ def make_loss(task: Task, sampler: Sampler) -> Callable[[Batch, int, int], LossP
         for term in task.terms:
             if weights[term.name]:
                 loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])
-                parts[term.name] = weights[term.name] * loss_R.mean()
+                parts[term.name] = weights[term.name] * weighted_mean(loss_R, batch.weight_R)
         return parts
 
     return loss_parts

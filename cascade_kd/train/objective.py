@@ -14,12 +14,17 @@ from cascade_kd.train.samples import Batch
 
 
 def pointwise_loss(model: Model, dataset: Dataset, names: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean binary cross entropy over the rows, and the rows' logits [R]."""
+    """Binary cross entropy, the weighted mean over the rows, and the rows' logits [R]."""
     inputs = dataset.inputs(
         names, batch.requests, batch.item_R, batch.row_R, part=batch.requests.part, event_R=batch.event_R
     )
     logits_R = model(inputs).logits_R.float()
-    return bce(logits_R, batch.label_R).mean(), logits_R
+    return weighted_mean(bce(logits_R, batch.label_R), batch.weight_R), logits_R
+
+
+def weighted_mean(loss_R: Tensor, weight_R: Tensor) -> Tensor:
+    """sum(w * loss) / sum(w)."""
+    return (loss_R * weight_R).sum() / weight_R.sum()
 
 
 def in_batch_softmax_loss(

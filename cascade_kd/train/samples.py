@@ -24,7 +24,7 @@ class Batch:
     """Rows 0..B-1 are impressions (row b belongs to request b); the rest are sampled negatives of the same requests.
 
     ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
-    is found. ``event_R`` is the event of an impression and -1 for a sampled row.
+    is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source.
     """
 
     requests: Requests
@@ -34,6 +34,7 @@ class Batch:
     event_R: Tensor
     sample_R: Tensor
     slot_R: Tensor
+    weight_R: Tensor
 
 
 @final
@@ -61,7 +62,10 @@ class Sampler:
         self.label_N = dataset.events.labels[label]
         self.batch_size = batch_size
         self.sources = [source for source in sources if source.source != "impressions"]
-        self.num_slots = 1 + sum(source.per_positive for source in self.sources)
+        shown = [source.weight for source in sources if source.source == "impressions"] or [1.0]
+        weights = shown + [source.weight for source in self.sources for _ in range(source.per_positive)]
+        self.num_slots = len(weights)
+        self.weight_S = torch.tensor(weights, device=rows_M.device)
         self.lists = lists
         self._length_U = lists.valid_BK.sum(1) if lists is not None else None
         self._order_seed = stream(seed, "order")
@@ -103,6 +107,7 @@ class Sampler:
             event_B[row_R].masked_fill(sampled_R, -1),
             sample_B[row_R],
             slot_R,
+            self.weight_S[slot_R],
         )
 
     def _negatives(self, user_B: Tensor, event_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

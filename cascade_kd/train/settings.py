@@ -27,6 +27,9 @@ class SampleSource(BaseModel):
     per_positive: int = Field(default=0, validate_default=True)
     """Negatives drawn for every event whose label is true, >= 1; for `upstream` and `uniform` only."""
 
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Weight of each of these rows in the losses, which are weighted means over the rows of a batch."""
+
     @field_validator("per_positive")
     @classmethod
     def _fits_the_source(cls, value: int, info: ValidationInfo) -> int:

@@ -24,18 +24,24 @@ def teacher_logits(stage: LogitStage, sampler: Sampler, path: Path) -> Tensor:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        shape = (len(sampler.rows_M), sampler.num_slots)
-        scores_MS = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        step = max(1, ROWS_PER_CALL // sampler.num_slots)
-        for sample_B in torch.arange(shape[0], device=sampler.rows_M.device).split(step):
-            batch = sampler.rows(sample_B)
-            logits_R = stage.logits(batch.requests, batch.item_R, batch.row_R, batch.event_R)
-            block_BS = torch.full((len(sample_B), shape[1]), torch.nan, device=logits_R.device)
-            block_BS[batch.row_R, batch.slot_R] = logits_R
-            start = int(sample_B[0])
-            scores_MS[start : start + len(sample_B)] = block_BS.cpu().numpy()
-        scores_MS.flush()
-        del scores_MS
-        os.replace(temporary, path)
+        try:
+            _write(stage, sampler, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     # Copy-on-write mapping: pages stay shared and on disk, and torch gets memory that it may call writable.
     return torch.from_numpy(np.load(path, mmap_mode="c")).to(sampler.rows_M.device)
+
+
+def _write(stage: LogitStage, sampler: Sampler, path: Path) -> None:
+    shape = (len(sampler.rows_M), sampler.num_slots)
+    scores_MS = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    step = max(1, ROWS_PER_CALL // sampler.num_slots)
+    for sample_B in torch.arange(shape[0], device=sampler.rows_M.device).split(step):
+        batch = sampler.rows(sample_B)
+        logits_R = stage.logits(batch.requests, batch.item_R, batch.row_R, batch.event_R)
+        block_BS = torch.full((len(sample_B), shape[1]), torch.nan, device=logits_R.device)
+        block_BS[batch.row_R, batch.slot_R] = logits_R
+        start = int(sample_B[0])
+        scores_MS[start : start + len(sample_B)] = block_BS.cpu().numpy()
+    scores_MS.flush()

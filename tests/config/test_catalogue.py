@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cascade_kd.config import catalogue, describe_catalogue, describe_distillers, load_dataset_definition
-from cascade_kd.config.tables import DISTILLERS, models, resolve_type
+from cascade_kd.config.tables import DISTILLERS, TYPES, describe_class, models, resolve_type, stage_type
 from cascade_kd.errors import ConfigError, UserError
 
 
@@ -88,6 +88,7 @@ def test_every_type_of_the_table_can_be_resolved() -> None:
     for name, model in models().items():
         assert resolve_type(name) is model
         assert model.Config()
+        assert stage_type(name) == TYPES[name] == describe_class(TYPES[name].home, model), "the table as the class"
     for name, config in DISTILLERS.items():
         assert config.model_validate({"teacher": "a", "student": "b", "method": name}).method == name
 
@@ -96,10 +97,39 @@ def test_one_row_a_thing() -> None:
     stages = {row[0]: row[1:] for row in describe_catalogue("stages")}
     assert stages["rank/dcnv2"][:2] == ("dcnv2", "rank")
     datasets = {row[0]: row[1:] for row in describe_catalogue("datasets")}
-    assert datasets["synthetic"][0] == "Apache-2.0"
+    assert datasets["synthetic"][1] == "Apache-2.0"
     assert all(len({len(row) for row in rows.values()}) == 1 for rows in (stages, datasets))
     assert all(cell for rows in (stages, datasets) for row in rows.values() for cell in row)
     assert [row[0] for row in describe_distillers()] == ["logit"]
+
+
+def test_a_long_description_stays_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_PACKAGE", tmp_path / "cascade_kd")
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "a.toml").write_text('name = "a"\nlicence = 3\ndescription = """\nOne\n  two\n"""\n')
+    (tmp_path / "datasets" / "b.toml").write_text("# Only a comment.\n")
+    assert describe_catalogue("datasets") == [("a", "One two", ""), ("b", "Only a comment.", "")]
+
+
+def test_a_name_that_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text("")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c.conf").write_text("")
+    cases = {
+        "a": r"; there are: .*; or did you mean the file 'a\.toml'\?$",
+        "b": r"; there are: .*; 'b' is a folder: want a name of these, or a path that ends in \.toml$",
+        "c.conf": r"; 'c\.conf' is a file: want a name of these, or a path that ends in \.toml$",
+        "nothing": r"; there are: [^;]*$",
+        "": r"; there are: [^;]*$",
+        "x" * 5000: r"; there are: [^;]*$",
+        "x" * 5000 + ".toml": r"does not exist$",
+        "~no-such-user/a.toml": r"does not exist$",
+        "a\0.toml": r"does not exist$",
+    }
+    for written, said in cases.items():
+        with pytest.raises(UserError, match=said):
+            catalogue.resolve("stages", written)
 
 
 def test_load_dataset_definition(project: Any) -> None:

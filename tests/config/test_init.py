@@ -236,6 +236,8 @@ def test_files_that_are_no_log(tmp_path: Path, content: str | None, words: str) 
     with pytest.raises(UserError, match=words):
         write_first_files(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="is a folder; want a text file of events"):
+        write_first_files(tmp_path, tmp_path / "out")
 
 
 def test_a_broken_row_is_named(log: Columns, write: Callable[..., Path], tmp_path: Path) -> None:

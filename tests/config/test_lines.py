@@ -155,3 +155,27 @@ def test_shown_path_is_relative_inside_the_working_directory(tmp_path: Path, mon
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     assert read_document(tmp_path / "x.toml").shown == (tmp_path / "x.toml").as_posix()
+
+
+def test_what_the_parser_cannot_take_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    for text, words in (
+        ("a = " + "1" * 5000, "cannot be read: Exceeds the limit"),
+        ("a = " + "[" * 5000 + "]" * 5000, "cannot be read: maximum recursion depth"),
+        ("\na = " + "[" * 150 + "1" + "]" * 150, "a.toml:2: lists or tables are nested more than 100 deep"),
+        ("\na = " + "{b = " * 150 + "1" + "}" * 150, "a.toml:2: lists or tables are nested more than 100 deep"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            read_document(path)
+    path.write_text("a = " + "[" * 50 + "]" * 50)
+    assert read_document(path).data["a"]
+
+
+def test_messages_hold_no_control_characters(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "x"\0\x1b[2J\n')
+    with pytest.raises(ConfigError) as caught:
+        read_document(path)
+    assert str(caught.value).isprintable()
+    assert 'name = "x"' in str(caught.value)

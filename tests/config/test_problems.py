@@ -32,6 +32,7 @@ class Outer(BaseModel):
     either: int | Literal["auto"] | tuple[str, ...] = "auto"
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     size: Annotated[list[int], Field(min_length=2, max_length=3)] = [1, 2]
+    digest: Annotated[str, Field(pattern="^[0-9a-f]+$")] = "0"
     free: dict[str, Any] = {}
 
     @field_validator("name")
@@ -74,6 +75,7 @@ class Outer(BaseModel):
         ({"name": "x", "size": [1]}, ("size",), "want at least 2 entries, got [1]"),
         ({"name": "x", "size": [1, 2, 3, 4]}, ("size",), "want at most 3 entries, got [1, 2, 3, 4]"),
         ({"name": "x", "size": ["a", "b"]}, ("size", 0), 'want a whole number, got "a"'),
+        ({"name": "x", "digest": "xyz"}, ("digest",), 'want text of the form ^[0-9a-f]+$, got "xyz"'),
         ({"name": "x", "inner": {"num": 1.0}}, ("inner", "num"), "want a whole number, got 1.0"),
         ({"name": "x", "inner": {"num": True}}, ("inner", "num"), "want a whole number, got true"),
     ],

@@ -83,8 +83,8 @@ def test_everything_is_inline_and_complete(project: Any) -> None:
         assert "use" not in stage
         assert stage["train"]["optimizer"] == "adam"
     assert data["stage"][1]["train"]["samples"] == [
-        {"from": "impressions"},
-        {"from": "upstream", "per_positive": 4},
+        {"from": "impressions", "weight": 1.0},
+        {"from": "upstream", "per_positive": 4, "weight": 1.0},
     ]
     assert data["stage"][2]["model"] == {
         "embedding_size": 16,

@@ -140,9 +140,17 @@ def test_resume_after_kill_9_ends_in_the_same_weights(
 ) -> None:
     file = tiny(epochs=3)
     go(file, tmp_path / "whole")
-    env = {**os.environ, "CASCADE_KD_CACHE": str(tmp_path / "other-cache"), "KILL_AFTER": str(after), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "CASCADE_KD_CACHE": str(tmp_path / "other-cache"),
+        "KILL_AFTER": str(after),
+        "OMP_NUM_THREADS": "1",
+    }
     killed = subprocess.run(
-        command("run", file, "--out", tmp_path / "killed", "--device", "cpu", code=KILLER), env=env, check=False, timeout=120
+        command("run", file, "--out", tmp_path / "killed", "--device", "cpu", code=KILLER),
+        env=env,
+        check=False,
+        timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL
     forget(monkeypatch, tmp_path / "other-cache")

@@ -49,7 +49,17 @@ def test_the_run_directory_is_as_promised(tiny: Tiny, tmp_path: Path) -> None:
     document = json.loads((out / "metrics.json").read_text())
     assert list(document) == ["schema", "run", "seeds", "summary"]
     assert document["schema"] == 1
-    about = {"name", "config_sha256", "data_sha256", "commit", "versions", "device", "threads", "wall_s", "peak_rss_bytes"}
+    about = {
+        "name",
+        "config_sha256",
+        "data_sha256",
+        "commit",
+        "versions",
+        "device",
+        "threads",
+        "wall_s",
+        "peak_rss_bytes",
+    }
     assert set(document["run"]) == about
     assert set(document["seeds"]) == {"0", "3"}
     for tree in document["seeds"].values():
@@ -68,7 +78,9 @@ def test_the_run_directory_is_as_promised(tiny: Tiny, tmp_path: Path) -> None:
             assert {"mean", "stderr", "n"} <= set(leaf), path
             assert leaf["mean"] is not None or leaf["why"], path
         lost = [leaf["mean"] for leaf in tree["cascade"]["lost"].values()]
-        assert math.fsum([*lost, tree["cascade"]["found"]["mean"]]) == sum(lost) + tree["cascade"]["found"]["mean"] == 1.0
+        assert (
+            math.fsum([*lost, tree["cascade"]["found"]["mean"]]) == sum(lost) + tree["cascade"]["found"]["mean"] == 1.0
+        )
         assert tree["cascade"]["found"]["mean"] == pytest.approx(tree["cascade"]["recall@5"]["mean"], abs=1e-11)
     summary = document["summary"]["stages"]["rank"]["auc"]
     values = [document["seeds"][seed]["stages"]["rank"]["auc"]["mean"] for seed in ("0", "3")]
