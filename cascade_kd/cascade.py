@@ -12,6 +12,11 @@ from cascade_kd.types import Candidates, Requests
 REQUESTS_PER_CALL = 1024
 
 
+def batches_of(num_requests: int) -> list[slice]:
+    """Slices of at most ``REQUESTS_PER_CALL`` requests; one empty slice where there are none, so shapes stay."""
+    return [slice(i, i + REQUESTS_PER_CALL) for i in range(0, max(1, num_requests), REQUESTS_PER_CALL)]
+
+
 @dataclass(frozen=True)
 class Step:
     """What one stage did: what it received, how it ordered it, what it kept, and the seconds that took."""
@@ -63,9 +68,7 @@ class Cascade:
 
     def trace(self, requests: Requests) -> Trace:
         """Run all requests in batches and keep what every stage received and ordered."""
-        batches = [
-            self._steps(requests[i : i + REQUESTS_PER_CALL]) for i in range(0, max(1, len(requests)), REQUESTS_PER_CALL)
-        ]
+        batches = [self._steps(requests[rows]) for rows in batches_of(len(requests))]
         steps = []
         received: Candidates | None = None
         for column in zip(*batches, strict=True):

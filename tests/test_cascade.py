@@ -137,6 +137,13 @@ def test_calling_gives_the_last_step_of_the_trace(number: int) -> None:
     assert rows_of(cascade(requests)) == [in_python(user, make_stages())[number - 1] for user in range(30)]
 
 
+def test_no_request_is_a_trace_of_empty_steps() -> None:
+    cascade, requests = Cascade(tuple(make_stages())), make_requests(0)
+    trace = cascade.trace(requests)
+    assert [step.kept.item_BK.shape for step in trace.steps] == [(0, 20), (0, 9), (0, 4)]
+    assert_same(cascade(requests), trace.steps[-1].kept)
+
+
 @pytest.mark.parametrize("per_call", [1, 7, 10, 30, 31])
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch, per_call: int) -> None:
     requests = make_requests()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade_kd.cascade import REQUESTS_PER_CALL, Step
+from cascade_kd.cascade import Step, batches_of
 from cascade_kd.metrics import overlap_at
 from cascade_kd.stages import Stage
 from cascade_kd.types import Candidates, Requests
@@ -33,10 +33,7 @@ def distill_metrics(
     teacher. A recall student orders the catalogue, so its own list stands in for what it received.
     """
     received = student_step.received if student_step.received is not None else student_step.ordered
-    batches = [
-        teacher.order(requests[i : i + REQUESTS_PER_CALL], received[i : i + REQUESTS_PER_CALL])
-        for i in range(0, len(requests), REQUESTS_PER_CALL)
-    ]
+    batches = [teacher.order(requests[rows], received[rows]) for rows in batches_of(len(requests))]
     order = Candidates.concat(batches)
     ordered = student_step.ordered
     tree: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cascade_kd.cascade import Cascade, Step
-from cascade_kd.evaluate import agreement, agreement_bins, distill_metrics
+from cascade_kd.evaluate import agreement_bins, distill_metrics
 from cascade_kd.types import Candidates, Requests
 
 NONE: dict[str, Any] = {"student": {}, "distilled": {}, "taught": {}}
@@ -51,9 +51,13 @@ STUDENT = ByFormula("prerank", 4, 5)
 TEACHER = ByFormula("rank", 2, 7)
 
 
+def make_requests(num: int) -> Requests:
+    return Requests(torch.arange(1, num + 1), torch.zeros(num, dtype=torch.int64))
+
+
 @pytest.fixture
 def requests() -> Requests:
-    return Requests(torch.arange(1, NUM_REQUESTS + 1), torch.zeros(NUM_REQUESTS, dtype=torch.int64))
+    return make_requests(NUM_REQUESTS)
 
 
 def received_in_python(user: int) -> list[int]:
@@ -84,7 +88,7 @@ def assert_overlap(got: dict[str, Any], k: int, pairs: list[tuple[list[int], lis
 def test_overlap_is_of_two_orders_of_what_the_student_received(
     requests: Requests, monkeypatch: pytest.MonkeyPatch, per_call: int
 ) -> None:
-    monkeypatch.setattr(agreement, "REQUESTS_PER_CALL", per_call)
+    monkeypatch.setattr("cascade_kd.cascade.REQUESTS_PER_CALL", per_call)
     trace = Cascade((RECALL, STUDENT)).trace(requests)
     tree = distill_metrics(TEACHER, trace.step("prerank"), requests, (1, 3, 8, 13), **NONE)
     lists = [received_in_python(user) for user in requests.user_B.tolist()]
@@ -109,6 +113,15 @@ def test_a_recall_students_own_list_stands_in_for_the_catalogue(requests: Reques
         assert_overlap(tree[f"overlap@{k}"], k, pairs)
     assert tree["overlap@12"]["mean"] == 1  # both order the same twelve
     assert tree["overlap@3"]["mean"] < 1
+
+
+def test_no_request_is_no_overlap_with_the_reason() -> None:
+    requests = make_requests(0)
+    step = Cascade((RECALL, STUDENT)).trace(requests).step("prerank")
+    overlap = distill_metrics(TEACHER, step, requests, (1,), **NONE)["overlap@4"]
+    assert overlap["mean"] is None
+    assert overlap["n"] == 0
+    assert overlap["why"]
 
 
 def test_a_teacher_agrees_with_itself(requests: Requests) -> None:

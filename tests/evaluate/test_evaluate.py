@@ -420,6 +420,29 @@ def test_a_stage_that_is_no_probability_model_is_calibrated_on_the_validation_pa
     assert found.stages["recall"]["logloss"] == plain.stages["recall"]["logloss"]
 
 
+def test_calibration_reads_what_the_validation_part_may_read(tiny_dataset: Path) -> None:
+    """With a split by user a validation row's statistics are of training events alone."""
+    text = tiny_dataset.read_text("utf-8")
+    tiny_dataset.write_text(text.replace('[split]\nkind = "time"', '[split]\nkind = "per-user-time"'), "utf-8")
+    definition, file = load_dataset_definition(tiny_dataset)
+    dataset = load(prepare(definition, base=file.parent))
+    assert dataset.split == "per-user-time"
+    with scoped_seed(1):
+        model = DCNv2(DCNv2Config(embedding_size=4, hidden=(8,), cross_layers=1), dataset.online("rank"))
+        nn.init.normal_(model.fields.table.weight)
+    rank = ScoringStage("rank", "rank", 5, dataset.online("rank"), model, dataset)
+    cascade = known_cascade(dataset, "torch")[:1] >> rank
+    found = evaluate(cascade, dataset, {"recall": CLICK, "rank": Labelled("click", False)}, EvaluateConfig())
+    valid = log(dataset, 1)
+    number = torch.tensor([row.number for row in valid])
+    item, place = torch.tensor([row.item for row in valid]), torch.arange(len(valid))
+    logit = rank.logits(dataset.requests_of(number, part="valid"), item, place, number)
+    a, b = platt_in_python(logit.tolist(), [row.label for row in valid])
+    scaled = [a * x + b for x in found.logits["rank"].tolist()]
+    losses = [math.log1p(math.exp(-x if row.label else x)) for x, row in zip(scaled, log(dataset, 2), strict=True)]
+    assert found.stages["rank"]["logloss"]["mean"] == pytest.approx(statistics.fmean(losses), rel=1e-7)
+
+
 def test_rows_are_of_the_stages_own_label_and_lists_of_the_last_ones(dataset: Dataset) -> None:
     labelled = {"recall": Labelled("conversion", True), "prerank": CLICK, "rank": CLICK}
     found = evaluate(known_cascade(dataset, "torch"), dataset, labelled, EvaluateConfig(k=K))

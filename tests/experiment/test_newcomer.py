@@ -105,7 +105,9 @@ kind = "time"
         f'[[stage]]\nname = "{name}"\nuse = "{use}"\nkeep = {keep}\ntrain.label = "purchase"\ntrain.epochs = 2\n'
         for name, use, keep in (("recall", "recall/two-tower", 30), ("rank", "rank/dcnv2", 5))
     )
-    (tmp_path / "mine.toml").write_text(f'name = "mine"\ndataset = "shop.toml"\n{stages}[evaluate]\nmask_seen = false\n')
+    (tmp_path / "mine.toml").write_text(
+        f'name = "mine"\ndataset = "shop.toml"\n{stages}[evaluate]\nmask_seen = false\n'
+    )
     code, _, err = command("run", tmp_path / "mine.toml", "--out", tmp_path / "run", "--device", "cpu")
     assert code == 0, err
     tree = json.loads((tmp_path / "run" / "metrics.json").read_text())["seeds"]["0"]

@@ -16,8 +16,8 @@ import torch
 from cascade_kd.config import load_experiment
 from cascade_kd.errors import RunError, UserError
 from cascade_kd.experiment import RunResult, run
-from cascade_kd.experiment.rundir import first_difference
 from cascade_kd.experiment.run import choose_device, outside_bands
+from cascade_kd.experiment.rundir import first_difference
 from cascade_kd.serve import recommend
 from cascade_kd.train import ProgressLog, load_checkpoint
 
@@ -203,7 +203,8 @@ def test_init_from_continues_on_newer_events_with_a_grown_vocabulary(tiny: Tiny,
     dataset.write_text(
         'name = "grows"\nlicence = "none"\n[tables.events]\nfile = "log.csv"\n'
         '[roles]\nuser = "who"\nitem = "what"\ntime = "when"\n[labels]\nclick = "clicked = 1"\n'
-        '[[feature]]\nname = "clicks"\nkind = "history"\nside = "user"\nevents = "click"\nlength = 5\navailable = "recall"\n'
+        '[[feature]]\nname = "clicks"\nkind = "history"\nside = "user"\nevents = "click"\n'
+        'length = 5\navailable = "recall"\n'
         '[split]\nkind = "time"\n'
     )
     write_log(tmp_path / "log.csv", range(0, 20), users=20, items=30)

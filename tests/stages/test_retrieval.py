@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cascade_kd.config import load_dataset_definition
 from cascade_kd.data import Dataset, load, prepare
@@ -139,17 +139,40 @@ def test_a_model_in_training_mode_answers_in_evaluation_mode_and_stays_as_it_was
     assert not fresh.item_vectors().requires_grad
 
 
-@pytest.mark.parametrize("part", ["valid", "test"])
-def test_an_index_knows_no_label_of_the_part_it_serves(tiny_dataset: Path, part: Part) -> None:
-    """An item statistic that recall has online must not count the clicks that the recall stage is asked to find."""
+@pytest.fixture
+def rated(tiny_dataset: Path) -> Dataset:
+    """The world with the items' click rate online at recall, so that item vectors change with time."""
     text = tiny_dataset.read_text("utf-8")
     assert RATE_AT_RANK in text
     tiny_dataset.write_text(text.replace(RATE_AT_RANK, RATE_AT_RANK.replace('"rank"', '"recall"')), "utf-8")
     definition, file = load_dataset_definition(tiny_dataset)
-    dataset = load(prepare(definition, base=file.parent))
-    later_N = dataset.events.part_N >= PARTS.index(part)
-    labels = {name: torch.where(later_N, 1 - y_N, y_N) for name, y_N in dataset.events.labels.items()}
-    changed = replace(dataset, events=replace(dataset.events, labels=labels))
-    stage = make_stage(dataset)
+    return load(prepare(definition, base=file.parent))
+
+
+def test_every_part_is_searched_in_its_own_index(rated: Dataset) -> None:
+    stage = make_stage(rated, keep=rated.num_items, mask_seen=False)
+    assert not torch.equal(stage.item_vectors("valid"), stage.item_vectors("test"))
+    requests = rated.requests_of(rated.rows("test")[:4], part="test")
+    for part in ("test", "valid", "test", "train", "valid"):
+        asked = replace(requests, part=part)
+        found = stage(asked)
+        with torch.no_grad():
+            user_BD = stage.model.eval().user_vectors(rated.user_inputs(stage.names, asked, part=part))  # type: ignore[attr-defined]
+        want = user_BD @ stage.item_vectors(part).T
+        torch.testing.assert_close(found.score_BK, want.gather(1, found.item_BK - 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_an_index_knows_no_label_of_the_part_it_serves(rated: Dataset, part: Part) -> None:
+    """An item statistic that recall has online must not count the clicks that the recall stage is asked to find."""
+    stage, events = make_stage(rated), rated.events
     assert "item_click_rate" in stage.names
-    assert torch.equal(stage.item_vectors(part), replace(stage, dataset=changed, _indices={}).item_vectors(part))
+
+    def vectors_if_turned(turned_N: Tensor) -> Tensor:
+        labels = {name: torch.where(turned_N, 1 - y_N, y_N) for name, y_N in events.labels.items()}
+        changed = replace(rated, events=replace(events, labels=labels))
+        return replace(stage, dataset=changed, _indices={}).item_vectors(part)
+
+    place = PARTS.index(part)
+    assert torch.equal(stage.item_vectors(part), vectors_if_turned(events.part_N >= place))
+    assert not torch.equal(stage.item_vectors(part), vectors_if_turned(events.part_N == place - 1))

@@ -14,7 +14,7 @@ from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.stages import ScoringStage, event_logits, scoring
 from cascade_kd.streams import scoped_seed
-from cascade_kd.types import ITEM_ID, USER_ID, Candidates, Inputs, Level, Output, Part, Requests
+from cascade_kd.types import ITEM_ID, PARTS, USER_ID, Candidates, Inputs, Level, Output, Part, Requests
 
 
 @pytest.fixture
@@ -160,6 +160,25 @@ def test_events_are_scored_as_of_their_own_moment(
     assert got.dtype == torch.float32
     assert got.tolist() == pytest.approx(want, rel=1e-4, abs=1e-5)
     assert event_logits(stage, dataset, part, rows[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_statistics_are_read_from_the_log_of_the_part_that_asks(tiny_dataset: Path, part: Part) -> None:
+    """With a split by user the parts overlap in time: train and valid read train, test reads train and valid."""
+    text = tiny_dataset.read_text("utf-8")
+    assert '[split]\nkind = "time"' in text
+    tiny_dataset.write_text(text.replace('[split]\nkind = "time"', '[split]\nkind = "per-user-time"'), "utf-8")
+    definition, file = load_dataset_definition(tiny_dataset)
+    dataset = load(prepare(definition, base=file.parent))
+    stage, rows, events = make_stage(dataset), dataset.rows(part), dataset.events
+    before = event_logits(stage, dataset, part, rows)
+    for number, other in enumerate(PARTS):
+        turned_N = events.part_N == number
+        labels = {name: torch.where(turned_N, 1 - y_N, y_N) for name, y_N in events.labels.items()}
+        changed = replace(dataset, events=replace(events, labels=labels))
+        after = event_logits(replace(stage, dataset=changed), changed, part, rows)
+        is_read = other == "train" or (other == "valid" and part == "test")
+        assert torch.equal(before, after) is not is_read, other
 
 
 def test_a_teacher_of_level_never_sees_what_only_the_event_knows(dataset: Dataset) -> None:

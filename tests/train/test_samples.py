@@ -9,6 +9,7 @@ import torch
 
 from cascade_kd.config import load_dataset_definition
 from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.train.objective import weighted_mean
 from cascade_kd.train.samples import Sampler
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates
@@ -105,3 +106,22 @@ def test_a_rows_negatives_are_the_same_in_every_epoch(dataset: Dataset) -> None:
     assert names[0] == names[1]
     other = sampler(dataset, seed=2, batch_size=10_000).batch(0)
     assert set(zip(other.sample_R.tolist(), other.slot_R.tolist(), other.item_R.tolist(), strict=True)) != names[0]
+
+
+def test_a_source_weighs_its_rows(dataset: Dataset) -> None:
+    sources = (
+        SampleSource(source="impressions", weight=2.0),
+        SampleSource(source="upstream", per_positive=2, weight=0.25),
+        SampleSource(source="uniform", per_positive=1, weight=0.5),
+    )
+    rows = dataset.rows("train")
+    s = Sampler(dataset, rows, "click", batch_size=500, seed=1, sources=sources, lists=lists(dataset))
+    batch = s.batch(0)
+    expected = torch.tensor([2.0, 0.25, 0.25, 0.5])[batch.slot_R]
+    assert torch.equal(batch.weight_R, expected)
+    assert set(batch.weight_R.tolist()) == {2.0, 0.25, 0.5}
+    logits = torch.linspace(-2, 2, len(expected), dtype=torch.float64)
+    by_hand = sum(w * x for w, x in zip(expected.tolist(), logits.tolist(), strict=True)) / expected.double().sum()
+    torch.testing.assert_close(weighted_mean(logits, expected.double()), by_hand)
+    # a weight of 0 would be the row's absence: doubling all weights changes nothing
+    torch.testing.assert_close(weighted_mean(logits, 2 * expected.double()), by_hand)

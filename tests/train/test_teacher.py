@@ -154,8 +154,8 @@ def test_a_failure_leaves_no_scores_and_the_next_call_makes_them(
 
 def test_a_failure_leaves_nothing_behind(sampler: Sampler, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
-        teacher_logits(Formula([], fail_at=1), sampler, tmp_path / "scores.npy")
-    assert list(tmp_path.iterdir()) == []
+        teacher_logits(Formula([], fail_at=1), sampler, tmp_path / "deep" / "scores.npy")
+    assert list((tmp_path / "deep").iterdir()) == []
 
 
 def test_scores_are_read_as_of_the_moment_of_the_event(stage: ScoringStage, sampler: Sampler, tmp_path: Path) -> None:
