@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # the check of a TOML needs levels and sides, and no torch
+    from torch import Tensor
 
 Level = Literal["recall", "prerank", "rank", "never"]
 LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank", "never")
@@ -89,6 +89,8 @@ class Candidates:
     @staticmethod
     def ranked(item_BK: Tensor, score_BK: Tensor, valid_BK: Tensor | None = None) -> Candidates:
         """Sort every row by score, highest first, ties by smaller code, padding last. Items are int64 codes."""
+        import torch
+
         if valid_BK is None:
             valid_BK = item_BK > 0
         score_BK = score_BK.masked_fill(~valid_BK, -torch.inf)
@@ -122,6 +124,8 @@ class Candidates:
     @staticmethod
     def concat(parts: list[Candidates]) -> Candidates:
         """Stack batches of requests of one width."""
+        import torch
+
         return Candidates(
             torch.cat([part.item_BK for part in parts]),
             torch.cat([part.score_BK for part in parts]),

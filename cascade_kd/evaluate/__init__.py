@@ -1,8 +1,30 @@
-"""Evaluation over the full catalogue: one trace, all metrics (floor 6)."""
+"""Evaluation over the full catalogue: one trace, all metrics (floor 6).
 
-from cascade_kd.evaluate.agreement import agreement_bins, distill_metrics
-from cascade_kd.evaluate.evaluate import Evaluation, evaluate
-from cascade_kd.evaluate.reference import reference_metrics
-from cascade_kd.evaluate.settings import EvaluateConfig
+The names below load on first use: ``settings`` alone, which the check of a TOML reads, takes no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_kd.lazy import lazy
+
+if TYPE_CHECKING:
+    from cascade_kd.evaluate.agreement import agreement_bins, distill_metrics
+    from cascade_kd.evaluate.evaluation import Evaluation, evaluate
+    from cascade_kd.evaluate.reference import reference_metrics
+    from cascade_kd.evaluate.settings import EvaluateConfig
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "EvaluateConfig": "settings",
+            "Evaluation": "evaluation",
+            "agreement_bins": "agreement",
+            "distill_metrics": "agreement",
+            "evaluate": "evaluation",
+            "reference_metrics": "reference",
+        },
+    )
 
 __all__ = ["EvaluateConfig", "Evaluation", "agreement_bins", "distill_metrics", "evaluate", "reference_metrics"]

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import ExperimentConfig, config_sha256, resolved_toml
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
-from cascade_kd.evaluate.evaluate import Labelled
+from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.experiment.rounds import Round, Workshop, stage_features, train_rounds
 from cascade_kd.experiment.rundir import CHECKPOINTS, EVENTS, METRICS, ORIGIN, REPORT, check_data, open_run, trim_events
 from cascade_kd.experiment.store import Store
@@ -64,12 +65,14 @@ def run(
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
     open_run(folder, toml, resume=resume)
-    prepared = prepare(config.definition, base=config.dataset_file.parent)
+    progress = progress or ProgressLog()
+    hidden = progress.quiet or not progress.console.is_terminal
+    with Progress(console=progress.console, transient=True, disable=hidden) as bars:
+        prepared = prepare(config.definition, base=config.dataset_file.parent, progress=bars)
     dataset = load(prepared).to(chosen)
     check_data(folder, dataset.sha256)
     save_origin(dataset, folder / ORIGIN)
     trim_events(folder / EVENTS, _reached(folder))
-    progress = progress or ProgressLog()
     progress.events = folder / EVENTS
 
     seeds: dict[str, Tree] = {}

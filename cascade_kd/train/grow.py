@@ -102,9 +102,8 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
     }
     gone = sorted(set(best.model) - set(model.state_dict()))
     if gone:
-        raise RunError(
-            f"init_from: the earlier run's stage has a tensor '{gone[0]}' that this one lacks; its model was another one; {KEEP}"
-        )
+        lacks = f"the earlier run's stage has a tensor '{gone[0]}' that this one lacks"
+        raise RunError(f"init_from: {lacks}; its model was another one; {KEEP}")
     fresh = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     weights = {name: _moved(name, fresh[name].clone(), best.model, rows.get(name)) for name in fresh}
     optimizer: dict[str, dict[str, Tensor]] = {}

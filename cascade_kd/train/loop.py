@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -95,8 +96,6 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     """
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
-    # Decayed Adam moments become denormal numbers, which cost a multiple of the step on most CPUs.
-    torch.set_flush_denormal(True)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
     )
@@ -113,7 +112,7 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
 
     with progress.stage(task.stage, train.epochs, sampler.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
-            with DeferredInterrupt() as interrupt, scoped_seed():
+            with DeferredInterrupt() as interrupt, scoped_seed(), flushed_denormals():
                 train_epoch(task, model, optimizer, sampler, loss_parts, state, last_step, model_seed, bar, interrupt)
             if interrupt.signum is not None:
                 _save(folder / "last.safetensors", model, optimizer, state, about)
@@ -126,6 +125,16 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
             bar.epoch(state.curve[-1])
             _save(folder / "last.safetensors", model, optimizer, state, about)
     return load_best(model, folder)
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Decayed Adam moments become denormal numbers, which cost a multiple of the step on most CPUs: flush them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def is_finished(folder: Path) -> bool:

@@ -124,7 +124,8 @@ class Sampler:
             if source.source == "uniform":
                 items.append(draw % self.dataset.num_items + 1)
             else:
-                assert self.lists is not None and self._length_U is not None, "config gives such a stage its lists"
+                assert self.lists is not None, "config gives such a stage its lists"
+                assert self._length_U is not None
                 length_P1 = self._length_U[user_P1].clamp(min=1)
                 items.append(self.lists.item_BK[user_P1, draw % length_P1])
         item_PS = torch.cat(items, dim=1)

@@ -38,6 +38,28 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_what_does_not_compute_loads_no_torch(tiny: Tiny, tmp_path: Path) -> None:
+    csv = tmp_path / "log.csv"
+    csv.write_text("user,item,rating,time\n" + "".join(f"u{n % 7},i{n % 5},{n % 3},{n}\n" for n in range(200)))
+    commands = [
+        ["check", str(tiny())],
+        ["run", "demo", "--dry-run"],
+        *(["list", what] for what in ("stages", "datasets", "distillers", "metrics")),
+        ["schema"],
+        ["init", str(csv), "--out", str(tmp_path)],
+        ["data", "prepare", str(tmp_path / "tiny.toml")],
+        ["data", "describe", str(tmp_path / "tiny.toml")],
+    ]
+    code = (
+        "import sys; from cascade_kd.cli.main import app\n"
+        f"for command in {commands}:\n"
+        "    app(command, standalone_mode=False)\n"
+        "    assert not {'torch', 'faiss', 'sklearn', 'altair'} & set(sys.modules), command\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_run_prints_the_funnel_and_where_the_files_are(command: Command, tiny: Tiny, tmp_path: Path) -> None:
     file = tiny(epochs=1)
     done = command("run", file, "--out", tmp_path / "run", *QUICK, "--set", "stage.rank.keep=4")

@@ -17,7 +17,7 @@ from cascade_kd.cascade import Cascade
 from cascade_kd.config import load_dataset_definition
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.evaluate import EvaluateConfig, evaluate
-from cascade_kd.evaluate.evaluate import Labelled
+from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.retrieval import IndexConfig
