@@ -80,10 +80,18 @@ def assert_same(a: Candidates, b: Candidates) -> None:
     assert torch.equal(a.valid_BK, b.valid_BK)
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Dataset]:
+    return {}
+
+
 @pytest.fixture
-def dataset(tiny_dataset: Path) -> Dataset:
-    definition, file = load_dataset_definition(tiny_dataset)
-    return load(prepare(definition, base=file.parent))
+def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
+    """The tiny world, which is frozen: prepared once a module."""
+    if "tiny" not in loaded:
+        definition, file = load_dataset_definition(tiny_dataset)
+        loaded["tiny"] = load(prepare(definition, base=file.parent))
+    return loaded["tiny"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.data import Dataset
 from cascade_kd.distill import LogitDistillConfig, logit_loss, weight_at
 from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
-from cascade_kd.experiment.store import Store, content_key
+from cascade_kd.experiment.store import Store, content_key, source_digest
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.stages import LogitStage, RetrievalStage, ScoringStage, Stage
@@ -95,9 +95,10 @@ def train_stage(
     ``teachers`` holds the stages of the round before, empty in round 0.
     """
     kind = stage.model_type
+    content = _stage_content(stage)
     if not issubclass(kind, nn.Module):
         built = kind(stage.model, name=stage.name, level=stage.level, keep=stage.keep, dataset=shop.dataset)
-        return Trained(built, content_key(stage=_stage_content(stage), data=shop.dataset.sha256))
+        return Trained(built, content_key(stage=content, data=shop.dataset.sha256))
     assert stage.train is not None, "config refuses a model without [train]"
     # Rounds 0 and 1 share their streams: weight 0 is then the undistilled run bit for bit, and seeds are paired.
     stream_seed = stream(seed, max(round_number, 1), stage.name)
@@ -111,7 +112,7 @@ def train_stage(
     if grown is not None:
         model.load_state_dict(grown.model)
     key = content_key(
-        stage=_stage_content(stage),
+        stage=content,
         data=shop.dataset.sha256,
         streams=stream_seed,
         lists=lists_key,
@@ -168,6 +169,7 @@ def _stage_content(stage: StageConfig) -> dict[str, Any]:
     return {
         "name": stage.name,
         "type": stage.type,
+        "source": source_digest(stage.model_type),
         "level": stage.level,
         "features": stage.features,
         "model": stage.model.model_dump(),

@@ -113,6 +113,31 @@ def test_stages_are_shared_between_experiments(tiny: Tiny, tmp_path: Path) -> No
     assert sum("epoch" in line for line in said) == 2
 
 
+PLUG_IN = """
+from torch import nn
+from cascade_kd.models import DCNv2
+class Mine(nn.Module):
+    Config, levels, sides = DCNv2.Config, DCNv2.levels, DCNv2.sides
+    def __init__(self, config, features):
+        super().__init__()
+        self.inner = DCNv2(config, features)
+    hidden_names = ()
+    def forward(self, inputs, hidden=()):
+        return self.inner(inputs, hidden)
+"""
+
+
+def test_an_edited_plug_in_is_trained_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for number, text in enumerate((PLUG_IN, PLUG_IN, PLUG_IN + "# edited")):
+        (tmp_path / "plugged.py").write_text(text)
+        out = tmp_path / str(number)
+        go(tiny(epochs=1, distill="", name=f"run{number}"), out, "stage.rank.type=plugged:Mine")
+        keys.append(json.loads((out / "checkpoints/0/0/rank/best.json").read_text())["key"])
+    assert keys[0] == keys[1] != keys[2]
+
+
 KILLER = """
 import os, signal
 import cascade_kd.train.loop as loop

@@ -20,10 +20,18 @@ from cascade_kd.train.samples import Sampler
 from cascade_kd.types import Candidates, Requests
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Dataset]:
+    return {}
+
+
 @pytest.fixture
-def dataset(tiny_dataset: Path) -> Dataset:
-    definition, file = load_dataset_definition(tiny_dataset)
-    return load(prepare(definition, base=file.parent))
+def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
+    """The tiny world, which is frozen: prepared once a module."""
+    if "tiny" not in loaded:
+        definition, file = load_dataset_definition(tiny_dataset)
+        loaded["tiny"] = load(prepare(definition, base=file.parent))
+    return loaded["tiny"]
 
 
 @pytest.fixture
