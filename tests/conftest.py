@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cascade_kd.config import load_dataset_definition
+from cascade_kd.data import Dataset, load, prepare
+
 ROOT = Path(__file__).parent.parent
 
 TINY_STAGES = """
@@ -68,6 +71,20 @@ def tiny_dataset(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(text, "utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def loaded() -> dict[str, Dataset]:
+    return {}
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
+    """The tiny world in memory; frozen, so it is prepared once a process."""
+    if "tiny" not in loaded:
+        definition, file = load_dataset_definition(tiny_dataset)
+        loaded["tiny"] = load(prepare(definition, base=file.parent))
+    return loaded["tiny"]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,8 +11,7 @@ from torch import nn
 
 from cascade_kd import cascade as cascade_module
 from cascade_kd.cascade import Cascade
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.errors import UserError
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
@@ -78,20 +76,6 @@ def assert_same(a: Candidates, b: Candidates) -> None:
     assert torch.equal(a.item_BK, b.item_BK)
     assert torch.equal(a.score_BK, b.score_BK)
     assert torch.equal(a.valid_BK, b.valid_BK)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 @pytest.fixture

@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, evaluation_requests, load, prepare
+from cascade_kd.data import Dataset, evaluation_requests
 from cascade_kd.types import PARTS, Part
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 def grouped(dataset: Dataset, part: Part, label: str) -> dict[int, tuple[int, set[int]]]:

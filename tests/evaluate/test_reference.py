@@ -8,32 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, evaluation_requests, load, prepare
+from cascade_kd.data import Dataset, evaluation_requests
 from cascade_kd.evaluate import reference_metrics
 
 Tree = dict[str, Any]
 KS = (1, 5, 10, 70, 100)  # of 80 items; more than any user has left, more than there are
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 def log(dataset: Dataset) -> list[tuple[int, int, int, int, int]]:

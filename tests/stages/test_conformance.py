@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.retrieval import IndexConfig
@@ -23,20 +21,6 @@ from cascade_kd.testing import StageConformance
 from cascade_kd.types import Candidates, Requests
 
 NUM_ITEMS = 80
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 @pytest.fixture

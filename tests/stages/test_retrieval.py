@@ -28,20 +28,6 @@ available = "rank"
 """
 
 
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
-
-
 def make_stage(dataset: Dataset, *, keep: int = 20, kind: str = "flat", mask_seen: bool = True) -> RetrievalStage:
     features = dataset.online("recall")
     with scoped_seed(5):

@@ -17,20 +17,6 @@ from cascade_kd.streams import scoped_seed
 from cascade_kd.types import ITEM_ID, PARTS, USER_ID, Candidates, Inputs, Level, Output, Part, Requests
 
 
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
-
-
 def make_stage(dataset: Dataset, level: Level = "rank", keep: int = 4) -> ScoringStage:
     features = dataset.online(level)
     with scoped_seed(5):

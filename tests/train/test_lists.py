@@ -20,20 +20,6 @@ from cascade_kd.train.lists import end_of_training_requests
 from cascade_kd.types import Candidates, Requests
 
 
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
-
-
 @dataclass(frozen=True)
 class Formula:
     """Orders by (7 * item + user) mod 13; as a first stage it knows the first ``catalogue`` items."""

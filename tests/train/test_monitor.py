@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from cascade_kd.cascade import Cascade
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.evaluate import EvaluateConfig, Evaluation, evaluate
 from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.models import Model
@@ -25,20 +23,6 @@ from cascade_kd.streams import scoped_seed
 from cascade_kd.train.monitor import make_monitor
 
 CLICK = Labelled("click", True)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 def two_tower(dataset: Dataset, seed: int = 1) -> TwoTower:

@@ -13,8 +13,7 @@ import torch
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.losses import kl_binary, mse_logits
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
@@ -27,20 +26,6 @@ from cascade_kd.train.samples import Batch
 
 UNIFORM = SampleSource(source="uniform", per_positive=3)
 IMPRESSIONS = SampleSource(source="impressions")
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 def two_tower(dataset: Dataset, seed: int = 1) -> TwoTower:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.train.objective import weighted_mean
 from cascade_kd.train.samples import Sampler
 from cascade_kd.train.settings import SampleSource
@@ -16,12 +12,6 @@ from cascade_kd.types import Candidates
 
 UNIFORM = SampleSource(source="uniform", per_positive=2)
 UPSTREAM = SampleSource(source="upstream", per_positive=3)
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path) -> Dataset:
-    definition, file = load_dataset_definition(tiny_dataset)
-    return load(prepare(definition, base=file.parent))
 
 
 def lists(dataset: Dataset) -> Candidates:

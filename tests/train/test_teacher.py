@@ -10,28 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.stages import ScoringStage
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import SampleSource, teacher, teacher_logits
 from cascade_kd.train.samples import Sampler
 from cascade_kd.types import Candidates, Requests
-
-
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, Dataset]:
-    return {}
-
-
-@pytest.fixture
-def dataset(tiny_dataset: Path, loaded: dict[str, Dataset]) -> Dataset:
-    """The tiny world, which is frozen: prepared once a module."""
-    if "tiny" not in loaded:
-        definition, file = load_dataset_definition(tiny_dataset)
-        loaded["tiny"] = load(prepare(definition, base=file.parent))
-    return loaded["tiny"]
 
 
 @pytest.fixture
