@@ -89,9 +89,18 @@ class Dataset:
         return self._once(("rows", part), lambda: (self.events.part_N == PARTS.index(part)).nonzero()[:, 0])
 
     def log_end(self, part: Part) -> Tensor:
-        """The second after the last event that ``part`` may look back on: of train, for test of validation too."""
-        before_N = self.events.part_N <= (part == "test")
-        return self._once(("end", part == "test"), lambda: self.events.time_N[before_N].max() + 1)
+        """The second after the last event that ``part`` may look back on: of train, for test of validation too.
+
+        With a global time split, where look-ups read every earlier event, never after the first later event.
+        """
+
+        def end() -> Tensor:
+            before_N = self.events.part_N <= (part == "test")
+            last = self.events.time_N[before_N].max() + 1
+            later_N = self.events.time_N[~before_N]
+            return torch.minimum(last, later_N.min()) if self.split == "time" and len(later_N) else last
+
+        return self._once(("end", part == "test"), end)
 
     def item_codes(self) -> Tensor:
         """1..I, int64."""

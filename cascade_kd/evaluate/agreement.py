@@ -32,7 +32,10 @@ def distill_metrics(
     ``student``, ``distilled`` and ``taught`` are the metric trees of the undistilled student, the student, the
     teacher. A recall student orders the catalogue, so its own list stands in for what it received.
     """
-    received = student_step.received if student_step.received is not None else student_step.ordered
+    received = student_step.received
+    if received is None:  # its own scores must not reach the teacher
+        own = student_step.ordered
+        received = Candidates.ranked(own.item_BK, torch.zeros_like(own.score_BK), own.valid_BK)
     batches = [teacher.order(requests[rows], received[rows]) for rows in batches_of(len(requests))]
     order = Candidates.concat(batches)
     ordered = student_step.ordered

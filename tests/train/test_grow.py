@@ -90,15 +90,18 @@ def names(prefix: str, num: int) -> list[str]:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Dataset:
-    return world(tmp_path / "old-data", 10, names("u", 12), names("m", 15), ["phone", "tablet"])
+    return world(tmp_path / "old-data", 10, names("u", 12), names("m", 15), ["m05", "tablet"])
 
 
 @pytest.fixture
 def new(tmp_path: Path) -> Dataset:
-    """New values sort before, between and behind the old ones, so that every code moves; some old ones are gone."""
+    """New values sort before, between and behind the old ones, so that every code moves; some old ones are gone.
+
+    One device is named like an item.
+    """
     users = [*names("a", 3), *names("u", 11), *names("z", 2)]
     items = [*names("b", 4), *names("m", 13), "m03x", *names("y", 3)]
-    return world(tmp_path / "new-data", 20, users, items, ["desktop", "phone", "tablet"])
+    return world(tmp_path / "new-data", 20, users, items, ["desktop", "m05", "tablet"])
 
 
 def ranker(features: tuple[Feature, ...], seed: int = 1, *, width: int = 4, hidden: tuple[int, ...] = (8,)) -> DCNv2:

@@ -146,3 +146,51 @@ def test_item_statistics_of_later_parts_do_not_reach_the_lists(tiny_dataset: Pat
     after = upstream_lists(Cascade((recall_stage(changed, keep=20),)), changed)
     assert torch.equal(before.score_BK, after.score_BK)
     assert torch.equal(before.item_BK, after.item_BK)
+
+
+LONG_REQUEST = """user,item,time,request,click
+a,i1,0,r0,1
+b,i2,10,r1,1
+a,i3,20,r2,0
+b,i1,30,r3,0
+a,i2,40,r4,1
+b,i3,50,r5,0
+a,i1,60,r6,1
+a,i4,900,r6,1
+b,i4,100,r7,1
+b,i5,200,r8,1
+"""
+LONG_REQUEST_DATASET = """
+name = "long-request"
+licence = "none"
+[tables.events]
+file = "log.csv"
+[roles]
+user = "user"
+item = "item"
+time = "time"
+request = "request"
+[labels]
+click = "click = 1"
+[[feature]]
+name = "last"
+kind = "history"
+side = "user"
+length = 5
+available = "recall"
+[split]
+kind = "time"
+"""
+
+
+def test_a_training_request_that_outlasts_the_cut_brings_no_later_events(tmp_path: Path) -> None:
+    """A request is of the part it begins in: r6 is of training, and r7 (validation) and r8 (test) lie within it."""
+    (tmp_path / "log.csv").write_text(LONG_REQUEST, "utf-8")
+    (tmp_path / "long.toml").write_text(LONG_REQUEST_DATASET, "utf-8")
+    definition, file = load_dataset_definition(tmp_path / "long.toml")
+    dataset = load(prepare(definition, base=file.parent))
+    later = dataset.events.part_N > 0
+    assert dataset.events.time_N[later].tolist() == [100, 200]
+    requests = end_of_training_requests(dataset)
+    histories = dataset.user_inputs(["last"], requests, part=requests.part)["last"]
+    assert not set(dataset.events.item_N[later].tolist()) & set(histories[requests.user_B == 2].flatten().tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from cascade_kd.cascade import Cascade
-from cascade_kd.data import Dataset
+from cascade_kd.config import load_dataset_definition
+from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.evaluate import EvaluateConfig, Evaluation, evaluate
 from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.models import Model
@@ -92,6 +94,32 @@ def test_row_figures_are_those_of_the_evaluation(dataset: Dataset, name: str, le
     label = dataset.events.labels["click"][rows].numpy()
     theirs = roc_auc_score(label, probability) if name == "auc" else log_loss(label, probability)
     assert measure() == pytest.approx(theirs, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["auc", "logloss"])
+def test_statistics_of_validation_rows_are_of_training_events(tiny_dataset: Path, name: str) -> None:
+    """With a split by user validation events of one lie before those of another, and are not looked at."""
+    text = tiny_dataset.read_text("utf-8")
+    tiny_dataset.write_text(text.replace('[split]\nkind = "time"', '[split]\nkind = "per-user-time"'), "utf-8")
+    definition, file = load_dataset_definition(tiny_dataset)
+    dataset = load(prepare(definition, base=file.parent))
+    assert dataset.split == "per-user-time"
+    model, rows = ranker(dataset), dataset.rows("valid")
+    features = dataset.online("rank")
+    inputs = dataset.inputs(
+        [feature.name for feature in features],
+        dataset.requests_of(rows, part="valid"),
+        dataset.events.item_N[rows],
+        torch.arange(len(rows)),
+        part="valid",
+        event_R=rows,
+    )
+    with torch.no_grad():
+        probability = model.eval()(inputs).logits_R.double().sigmoid().numpy()
+    label = dataset.events.labels["click"][rows].numpy()
+    want = roc_auc_score(label, probability) if name == "auc" else log_loss(label, probability)
+    measure, _ = make_monitor(name, model, dataset, features, "click", index=IndexConfig())
+    assert measure() == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["recall@20", "auc", "logloss"])

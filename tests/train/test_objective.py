@@ -23,6 +23,7 @@ from cascade_kd.train import SampleSource, Task, Term, TrainConfig, make_sampler
 from cascade_kd.train.loop import make_loss, sum_of
 from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss
 from cascade_kd.train.samples import Batch
+from cascade_kd.types import Level
 
 UNIFORM = SampleSource(source="uniform", per_positive=3)
 IMPRESSIONS = SampleSource(source="impressions")
@@ -36,11 +37,16 @@ def two_tower(dataset: Dataset, seed: int = 1) -> TwoTower:
     return model
 
 
-def ranker(dataset: Dataset, seed: int = 2) -> DCNv2:
-    with scoped_seed(seed):
-        model = DCNv2(DCNv2Config(embedding_size=4, hidden=(8,), cross_layers=1), dataset.online("rank"))
+def ranker(dataset: Dataset, level: Level = "rank") -> DCNv2:
+    with scoped_seed(2):
+        model = DCNv2(DCNv2Config(embedding_size=4, hidden=(8,), cross_layers=1), dataset.online(level))
         nn.init.normal_(model.fields.table.weight)
     return model
+
+
+def privileged(dataset: Dataset) -> DCNv2:
+    """A teacher that sees dwell, which a sampled row has not."""
+    return ranker(dataset, "never")
 
 
 def make_task(
@@ -57,7 +63,8 @@ def make_task(
         batch_size=batch_size,
         samples=tuple(samples) if loss == "bce" else (IMPRESSIONS,),
     )
-    features = dataset.online("recall" if isinstance(model, TwoTower) else "rank")
+    seen = {*model.fields.user.names, *model.fields.item.names}  # type: ignore[union-attr]
+    features = tuple(feature for feature in dataset.features if feature.name in seen)
     return Task("stage", model, features, dataset, train, dataset.rows("train"), seed=7)  # type: ignore[arg-type]
 
 
@@ -144,7 +151,7 @@ def test_log_popularity_is_the_share_of_the_rows_and_one_row_where_there_is_none
 # -- pointwise
 
 
-@pytest.mark.parametrize("make", [two_tower, ranker])
+@pytest.mark.parametrize("make", [two_tower, ranker, privileged])
 def test_pointwise_loss_equals_scikit_learn_with_negatives_as_zeros(
     dataset: Dataset, make: Callable[[Dataset], nn.Module]
 ) -> None:
