@@ -25,6 +25,7 @@ from cascade_kd.train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from cascade_kd.train.columns import StatisticColumns
 from cascade_kd.train.monitor import make_monitor
 from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss, weighted_mean
 from cascade_kd.train.progress import ProgressLog, StageProgress
@@ -175,8 +176,10 @@ def make_loss(task: Task, sampler: Sampler) -> Callable[[Batch, int, int], LossP
         tower, log_q_I1 = model, log_popularity(dataset, sampler.rows_M)
         return lambda batch, step, total: {"label": in_batch_softmax_loss(tower, dataset, names, batch, log_q_I1)}
 
+    statistics = StatisticColumns(sampler, task.features)
+
     def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
-        label_loss, logits_R = pointwise_loss(model, dataset, names, batch)
+        label_loss, logits_R = pointwise_loss(model, dataset, names, batch, statistics.of(batch))
         weights = {term.name: term.weight(step, total_steps) for term in task.terms}
         label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
         parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +14,23 @@ from cascade_kd.models import Model, TowerModel
 from cascade_kd.train.samples import Batch
 
 
-def pointwise_loss(model: Model, dataset: Dataset, names: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
-    """Binary cross entropy, the weighted mean over the rows, and the rows' logits [R]."""
+def pointwise_loss(
+    model: Model, dataset: Dataset, names: Sequence[str], batch: Batch, known: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Binary cross entropy, the weighted mean over the rows, and the rows' logits [R].
+
+    ``known`` holds item or pair columns [R] that need no look-up any more.
+    """
+    known = known or {}
     inputs = dataset.inputs(
-        names, batch.requests, batch.item_R, batch.row_R, part=batch.requests.part, event_R=batch.event_R
+        [name for name in names if name not in known],
+        batch.requests,
+        batch.item_R,
+        batch.row_R,
+        part=batch.requests.part,
+        event_R=batch.event_R,
     )
+    inputs = replace(inputs, item={**inputs.item, **known})
     logits_R = model(inputs).logits_R.float()
     return weighted_mean(bce(logits_R, batch.label_R), batch.weight_R), logits_R
 

@@ -18,6 +18,8 @@ from cascade_kd.streams import generator_at, hashed, stream
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Requests
 
+POSITIVES_PER_CALL = 1 << 16
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -67,10 +69,10 @@ class Sampler:
         self.num_slots = len(weights)
         self.weight_S = torch.tensor(weights, device=rows_M.device)
         self.lists = lists
-        self._length_U = lists.valid_BK.sum(1) if lists is not None else None
         self._order_seed = stream(seed, "order")
         self._negative_seed = stream(seed, "negatives")
         self._order: tuple[int, Tensor] = (-1, rows_M)
+        self.item_MS = self._draw()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,32 +92,36 @@ class Sampler:
     def rows(self, sample_B: Tensor) -> Batch:
         """The training rows numbered ``sample_B`` with their negatives."""
         event_B = self.rows_M[sample_B]
-        requests = self.dataset.requests_of(event_B, part="train")
-        label_B = self.label_N[event_B]
-        row_B = torch.arange(len(event_B), device=event_B.device)
-        row, item, slot = [row_B], [self.dataset.events.item_N[event_B]], [torch.zeros_like(row_B)]
-        if self.sources:
-            for found, parts in zip(self._negatives(requests.user_B, event_B, label_B), (row, item, slot), strict=True):
-                parts.append(found)
-        row_R, item_R, slot_R = torch.cat(row), torch.cat(item), torch.cat(slot)
+        item_SB = self.item_MS[sample_B].T
+        slot_R, row_R = item_SB.nonzero(as_tuple=True)  # slot 0, the impressions, comes first
         sampled_R = slot_R > 0
         return Batch(
-            requests,
-            item_R,
+            self.dataset.requests_of(event_B, part="train"),
+            item_SB[slot_R, row_R],
             row_R,
-            label_B[row_R].masked_fill(sampled_R, 0.0),
+            self.label_N[event_B][row_R].masked_fill(sampled_R, 0.0),
             event_B[row_R].masked_fill(sampled_R, -1),
             sample_B[row_R],
             slot_R,
             self.weight_S[slot_R],
         )
 
-    def _negatives(self, user_B: Tensor, event_B: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Request, item and slot of every sampled negative of the positives."""
-        positive_P = label_B.nonzero().squeeze(1)
-        slot_S = torch.arange(1, self.num_slots, device=event_B.device)
-        draw_PS = hashed(self._negative_seed, event_B[positive_P].unsqueeze(1) * self.num_slots + slot_S)
-        user_P1 = user_B[positive_P].unsqueeze(1)
+    def _draw(self) -> Tensor:
+        """[M, S] the item of every row and slot, 0 where there is none."""
+        events = self.dataset.events
+        item_MS = torch.zeros(len(self.rows_M), self.num_slots, dtype=torch.int64, device=self.rows_M.device)
+        item_MS[:, 0] = events.item_N[self.rows_M]
+        positive_P = self.label_N[self.rows_M].nonzero().squeeze(1)
+        for part_P in positive_P.split(POSITIVES_PER_CALL) if self.sources else ():
+            event_P = self.rows_M[part_P]
+            item_MS[part_P, 1:] = self._negatives(events.user_N[event_P], event_P)
+        return item_MS
+
+    def _negatives(self, user_P: Tensor, event_P: Tensor) -> Tensor:
+        """[P, S - 1] the sampled negatives of positives, 0 where the draw is left out."""
+        slot_S = torch.arange(1, self.num_slots, device=event_P.device)
+        draw_PS = hashed(self._negative_seed, event_P.unsqueeze(1) * self.num_slots + slot_S)
+        user_P1 = user_P.unsqueeze(1)
         items: list[Tensor] = []
         start = 0
         for source in self.sources:
@@ -125,10 +131,7 @@ class Sampler:
                 items.append(draw % self.dataset.num_items + 1)
             else:
                 assert self.lists is not None, "config gives such a stage its lists"
-                assert self._length_U is not None
-                length_P1 = self._length_U[user_P1].clamp(min=1)
+                length_P1 = self.lists.valid_BK.sum(1)[user_P1].clamp(min=1)
                 items.append(self.lists.item_BK[user_P1, draw % length_P1])
         item_PS = torch.cat(items, dim=1)
-        fresh_PS = ~self.dataset.is_seen(user_P1.squeeze(1), item_PS, part="valid") & (item_PS > 0)
-        row_PS, slot_PS = positive_P.unsqueeze(1).expand_as(item_PS), slot_S.expand_as(item_PS)
-        return row_PS[fresh_PS], item_PS[fresh_PS], slot_PS[fresh_PS]
+        return item_PS.masked_fill(self.dataset.is_seen(user_P, item_PS, part="valid"), 0)
