@@ -202,7 +202,8 @@ class Lookup:
             self._running[name] = torch.cat([item_M.new_zeros(1), item_M])
         start_B, end_B = index.before(user_B, second_B)
         place_BL = end_B[:, None] - torch.arange(history.length, device=end_B.device)
-        return self._running[name].take(place_BL.masked_fill_(place_BL <= start_B[:, None], 0))
+        place_BL.masked_fill_(place_BL <= start_B[:, None], 0)
+        return self._running[name].index_select(0, place_BL.flatten()).view(place_BL.shape)  # take costs twice that
 
     def _totals(
         self, keys: tuple[str, ...], codes: list[Tensor], second_R: Tensor, values: tuple[str, ...], log: str
