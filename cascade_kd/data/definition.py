@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
+from cascade_kd.data.features import FeatureDefinition
 from cascade_kd.data.problems import Loc, did_you_mean, refuse, repeated, sql_problems
 from cascade_kd.data.schema import (
     TABLES,
-    FeatureDefinition,
     FilterDefinition,
     Name,
     Roles,

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from cascade_kd.data.checks import checked_numbers, evaluated
-from cascade_kd.data.schema import FeatureDefinition
+from cascade_kd.data.features import FeatureDefinition
 from cascade_kd.errors import DataError
 from cascade_kd.types import Feature
 

@@ -28,7 +28,19 @@ from cascade_kd.data.synthetic import generate
 from cascade_kd.types import ITEM_ID, USER_ID
 
 SCHEMA = 1
-CODE = ("checks", "definition", "delimited", "encode", "log", "meta", "prepare", "readers", "schema", "split")
+CODE = (
+    "checks",
+    "definition",
+    "delimited",
+    "encode",
+    "features",
+    "log",
+    "meta",
+    "prepare",
+    "readers",
+    "schema",
+    "split",
+)
 FILES = ("users", "items", "events", "vocabulary")
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from cascade_kd.data.definition import DatasetDefinition
-from cascade_kd.data.schema import statistic_side
+from cascade_kd.data.features import statistic_side
 
 CATALOGUE = Path(__file__).parents[2] / "datasets"
 TOML = """
