@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the check of a TOML needs levels and sides, and no torch
 
 Level = Literal["recall", "prerank", "rank", "never"]
 LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank", "never")
-Kind = Literal["categorical", "numeric", "tags", "history", "statistic"]
+Kind = Literal["categorical", "numeric", "tags", "history", "statistic", "vector"]
 Side = Literal["user", "item", "context", "pair"]
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
@@ -29,7 +29,8 @@ class Feature:
     """One input of a model and the first stage that has it online (its *availability*).
 
     A feature that is later than a student's level is *privileged* for that student; ``never`` is known only after
-    the event. ``size`` counts embedding rows, code 0 (unknown, padding) included, and is 0 for numbers.
+    the event. ``size`` counts embedding rows, code 0 (unknown, padding) included, and is 0 for numbers and vectors.
+    ``length`` is the most codes that tags or a history hold, and the width of a vector.
     """
 
     name: str

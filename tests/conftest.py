@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset, WorldConfig, generate, load, prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,6 +107,23 @@ def tiny(tiny_dataset: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def layout_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One small world in shuffled Parquet files, as a data set in memory and as a stream of several buckets."""
+    folder = tmp_path_factory.mktemp("world")
+    text = (ROOT / "datasets" / "synthetic.toml").read_text("utf-8")
+    start, end = text.index("[generator]"), text.index("[roles]")
+    tables = ""
+    for name, table in generate(WorldConfig(kind="world", rows=3000, users=60, items=40)).items():
+        table.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(folder / f"{name}.parquet")
+        tables += f'[tables.{name}]\nfile = "{name}.parquet"\nformat = "parquet"\n'
+    files: dict[str, Path] = {}
+    for layout, storage in (("memory", ""), ("stream", '[storage]\nlayout = "stream"\nbucket_rows = 500\n')):
+        files[layout] = folder / f"{layout}.toml"
+        files[layout].write_text(f'{text[:start]}path = "."\n{tables}{text[end:]}{storage}', "utf-8")
+    return files
 
 
 @pytest.fixture

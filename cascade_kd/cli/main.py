@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Prepare and describe data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Prepare, describe and audit data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="an experiment's TOML, or the name of a shipped one (demo)")]
@@ -121,7 +121,7 @@ def schema() -> None:
 
 @data_app.command("prepare")
 def data_prepare(dataset: DataSet) -> None:
-    """Encode a data set once into the cache."""
+    """Encode a data set once into the cache, and print where it is; nothing is done where it is there already."""
     from cascade_kd.cli.preparing import prepare_shown
     from cascade_kd.config import load_dataset_definition
 
@@ -131,7 +131,7 @@ def data_prepare(dataset: DataSet) -> None:
 
 @data_app.command("describe")
 def data_describe(dataset: DataSet) -> None:
-    """Sizes, splits, label rates, and which feature is available at which stage."""
+    """Sizes, splits, label rates, and which feature is online, or privileged, at which stage."""
     from rich.console import Console
 
     from cascade_kd.cli.preparing import prepare_shown
@@ -140,7 +140,21 @@ def data_describe(dataset: DataSet) -> None:
 
     definition, file = load_dataset_definition(dataset)
     for table in render(description(prepare_shown(definition, file.parent))):
-        Console().print(table)
+        Console().print(table, "")
+
+
+@data_app.command("audit")
+def data_audit(
+    dataset: DataSet,
+    label: Annotated[str | None, typer.Option(help="a label of the data set (default: its first)")] = None,
+    allow: Annotated[list[str], typer.Option(metavar="FEATURE", help="accept what is flagged of a feature")] = [],  # noqa: B006
+    limit: Annotated[float, typer.Option(min=0.5, max=1.0, help="flag a feature that alone reaches this AUC")] = 0.9,
+) -> None:
+    """Find features that tell the outcome or are computed from the future; exit code 3 where one is flagged."""
+    from cascade_kd.cli.auditing import audit_shown
+
+    if audit_shown(dataset, label=label, allow=allow, limit=limit).refused:
+        raise typer.Exit(3)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:

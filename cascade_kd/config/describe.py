@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cascade_kd.config import catalogue
+from cascade_kd.config.dataset import read_layers
 from cascade_kd.config.lines import read_document
 
 Row = tuple[str, ...]
@@ -31,7 +32,7 @@ def _stage(path: Path) -> Row:
 
 
 def _dataset(path: Path) -> Row:
-    data = read_document(path).data
+    data, _ = read_layers(path)
     return _plain(data.get("description")) or _first_comment(path), _plain(data.get("licence"))
 
 

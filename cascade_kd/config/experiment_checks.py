@@ -110,6 +110,12 @@ def _check_signals(
     if train is not None and train.loss not in pair.student_losses:
         message = f"method '{pair.method}' teaches a stage whose [train] loss is {listing(pair.student_losses)}"
         yield place((*at, "student"), f"{message}; '{pair.student}' has '{train.loss}'")
+    if train is not None and pair.method == "logit" and any(source.source == "hard" for source in train.samples):
+        message = (
+            f"stage '{pair.student}' draws 'hard' negatives anew every step, so its teacher's scores of them cannot"
+        )
+        remedy = "leave the source out of its [train] samples; 'uniform', 'popularity' and 'upstream' are drawn once"
+        yield place((*at, "student"), f"{message} be kept, as method '{pair.method}' needs; {remedy}")
     if student.kind is not None and not student.kind.is_model:
         message = f"stage '{pair.student}' of type '{student.keys.type}' is not trained by the library"
         yield place((*at, "student"), f"{message} and cannot learn")

@@ -13,7 +13,7 @@ from cascade_kd.config.roles import Roles, guess_roles
 from cascade_kd.config.sniff import Dialect, sniff
 from cascade_kd.config.text import free, line, plain, slug, toml
 from cascade_kd.data.readers import read_table
-from cascade_kd.data.schema import TableSource
+from cascade_kd.data.source import TableSource
 from cascade_kd.errors import DataError, UserError
 from cascade_kd.types import ITEM_ID, USER_ID
 

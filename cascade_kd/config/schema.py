@@ -32,7 +32,21 @@ def json_schemas() -> dict[str, Schema]:
     experiment["properties"]["stage"]["items"] = {"$ref": "#/$defs/StageEntry"}
     choices = [{"$ref": f"#/$defs/{model.__name__}"} for model in DISTILLERS.values()]
     experiment["properties"]["distill"]["items"] = choices[0] if len(choices) == 1 else {"oneOf": choices}
-    return {"experiment": experiment, "stage": stage, "dataset": _schema(DatasetDefinition)}
+    return {"experiment": experiment, "stage": stage, "dataset": _dataset_schema()}
+
+
+def _dataset_schema() -> Schema:
+    """With ``use``, the file below holds the rest, but for the name."""
+    dataset = _schema(DatasetDefinition)
+    use = (
+        'A data set of the catalogue such as "movielens-1m", or the path of a data-set TOML, that this one starts from.'
+    )
+    dataset["properties"] = {"use": {"type": "string", "description": use}, **dataset["properties"]}
+    dataset["anyOf"] = [{"required": ["name", "use"]}, {"required": dataset.pop("required")}]
+    for part in ("Roles", "FeatureDefinition"):
+        dataset["$defs"][part].pop("required", None)
+    dataset["$defs"]["FeatureDefinition"]["required"] = ["name"]
+    return dataset
 
 
 def _schema(model: type[BaseModel]) -> Schema:

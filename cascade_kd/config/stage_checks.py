@@ -14,6 +14,7 @@ from cascade_kd.config.tables import SIDES
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
+from cascade_kd.train.settings import DRAW, TrainConfig, other_monitor
 from cascade_kd.types import ITEM_ID, LEVELS, USER_ID, Level, Side
 
 
@@ -83,19 +84,13 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
     if definition is not None and train.label not in definition.labels:
         hint = choose(train.label, definition.labels)
         yield draft.problem(("train", "label"), f"data set '{definition.name}' has no label '{train.label}'{hint}")
-    for number, source in enumerate(train.samples):
-        if source.source == "upstream" and draft.place == 0:
-            message = "the first stage has no stage before it to take samples from; want 'impressions' or 'uniform'"
-            yield draft.problem(("train", "samples", number, "from"), message)
-        elif source.source != "impressions" and train.loss == "sampled-softmax":
-            message = (
-                f"loss 'sampled-softmax' draws its negatives from the batch and takes no '{source.source}' samples"
-            )
-            yield draft.problem(("train", "samples", number, "from"), f"{message}; leave them out")
+    yield from _check_samples(draft, train)
     if kind is not None and not kind.is_model:
         message = f"type '{draft.keys.type}' is no torch module, so the library does not train it; leave [train] out"
         yield draft.problem(("train",), message)
         return
+    if definition is not None:
+        yield from _check_one_class(draft, train, definition)
     tower = kind is None or kind.is_tower
     if train.loss == "sampled-softmax":
         if not tower:
@@ -112,6 +107,40 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
         yield draft.problem(
             ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"
         )
+
+
+def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
+    """Every source of rows fits the loss and the place in the cascade."""
+    softmax = train.loss == "sampled-softmax"
+    for number, source in enumerate(train.samples):
+        at: KeyPath = ("train", "samples", number)
+        if source.source == "upstream" and draft.place == 0:
+            want = "'in-batch' or 'uniform'" if softmax else "'impressions' or 'uniform'"
+            message = f"the first stage has no stage before it to take samples from; want {want}"
+            yield draft.problem((*at, "from"), message)
+        elif source.source == "impressions" and softmax:
+            message = (
+                "loss 'sampled-softmax' trains on the events whose label is true and takes no 'impressions' samples"
+            )
+            yield draft.problem((*at, "from"), f"{message}; want 'in-batch', 'uniform' or another source of negatives")
+        elif source.source == "in-batch" and not softmax:
+            message = f"loss '{train.loss}' scores row by row and takes no 'in-batch' negatives"
+            yield draft.problem((*at, "from"), f"{message}; want 'uniform', or loss = \"sampled-softmax\"")
+        if softmax and source.weight != 1:
+            message = f"the columns of a sampled softmax have no weight, got {source.weight:g}"
+            yield draft.problem((*at, "weight"), f"{message}; leave it out, and draw more or fewer by per_positive")
+
+
+def _check_one_class(draft: StageDraft, train: TrainConfig, definition: DatasetDefinition) -> Iterator[Problem]:
+    """A label that is always true, as in a set of implicit feedback, leaves something to tell apart."""
+    if definition.labels.get(train.label, "").strip().lower() != "true":
+        return
+    label = f"label '{train.label}' of data set '{definition.name}' is true for every event"
+    if train.lacks_negatives:
+        yield draft.problem(("train", "samples"), f"{label}, so there is no negative row to learn from; {DRAW}")
+    if train.monitor == "auc":
+        tower = draft.kind is None or draft.kind.is_tower
+        yield draft.problem(("train", "monitor"), f"{label}, so auc is not defined; {other_monitor(tower=tower)}")
 
 
 def _check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:

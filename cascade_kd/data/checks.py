@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from cascade_kd.data.delimited import ROW, first_line
@@ -108,28 +110,44 @@ def checked_times(frame: pl.DataFrame, column: str, *, unit: str) -> pl.Series:
     if times.dtype.is_temporal():
         if times.dtype not in (pl.Date, pl.Datetime):
             raise DataError(f"times are numbers or dates, got {times.dtype}", table="events", column=column)
-        return times.dt.epoch("s").cast(pl.Int64)
-    numbers = checked_numbers(times, frame, **where)
-    if not times.dtype.is_integer():
-        times = numbers.floor().cast(pl.Int64)
-    seconds = times.cast(pl.Int64) // UNIT_SECONDS[unit]
-    span = int(seconds.max()) - int(seconds.min())  # type: ignore[arg-type]  # integers, none missing
-    if span >= 1 << TIME_BITS:
-        years = span // 31_557_600
-        message = f'the log spans {years} years of seconds; set [roles] time_unit = "ms" or "us"'
-        raise DataError(message, table="events", column=column)
+        seconds = times.dt.epoch("s").cast(pl.Int64)
+    else:
+        numbers = checked_numbers(times, frame, **where)
+        if not times.dtype.is_integer():
+            times = numbers.floor().cast(pl.Int64)
+        seconds = times.cast(pl.Int64) // UNIT_SECONDS[unit]
+    check_span(int(seconds.min()), int(seconds.max()), column=column)  # type: ignore[arg-type]  # integers, none missing
     return seconds
 
 
-def check_both_classes(labels: pl.DataFrame) -> None:
-    """Refuse a label that is the same in every row (of the train part)."""
-    for name in labels.columns:
-        if labels[name].n_unique() == 1:
+def check_span(first: int, last: int, *, column: str) -> None:
+    """Refuse times, in seconds, that lie too far apart: those of another unit."""
+    if last - first >= 1 << TIME_BITS:
+        years = (last - first) // 31_557_600
+        message = f'the log spans {years} years of seconds; set [roles] time_unit = "ms" or "us"'
+        raise DataError(message, table="events", column=column)
+
+
+def check_positives(positives: Mapping[str, int], rows: int) -> None:
+    """Refuse a label without a positive among the training ``rows``; true in every row is implicit feedback."""
+    for name, count in positives.items():
+        if count == 0:
             raise DataError(
-                f"label '{name.removeprefix('label:')}' is {labels[name][0]:g} in all {labels.height} training rows; "
-                "nothing can be learned from one class: check its expression under [labels]",
+                f"label '{name}' is false in all {rows} training rows; nothing can be "
+                "learned without a positive: check its expression under [labels]",
                 table="events",
             )
+
+
+def checked_parts(frame: pl.DataFrame, column: str) -> pl.Series:
+    """UInt8 codes of a column of train, valid and test. Raises ``DataError`` at the first other value."""
+    text = frame[column].cast(pl.String)
+    codes = text.replace_strict({name: code for code, name in enumerate(PARTS)}, default=None, return_dtype=pl.UInt8)
+    bad = codes.is_null()
+    example = text.filter(bad)[0] if bad.any() else ""
+    message = f"a part is {', '.join(PARTS[:-1])} or {PARTS[-1]}, got {example!r} ({{count}} rows)"
+    refuse_rows(bad, message, frame, table="events", column=column)
+    return codes.alias(PART)
 
 
 def _parsed_dates(text: pl.Series) -> pl.Series:

@@ -15,16 +15,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from cascade_kd.data.lookup import Events, History, Lookup, Statistic, context_column
+from cascade_kd.data.lookup import Events, History, Lookup, context_column
 from cascade_kd.data.seen import SeenPairs, seen_pairs
-from cascade_kd.data.stored import (
-    histories_of,
-    read_events,
-    read_meta,
-    read_table,
-    read_vocabularies,
-    statistics_of,
-)
+from cascade_kd.data.statistic import Statistic, statistics_of
+from cascade_kd.data.stored import histories_of, read_events, read_meta, read_table, read_vocabularies
 from cascade_kd.errors import UserError
 from cascade_kd.types import ITEM_ID, PARTS, USER_ID, Feature, Inputs, Level, Part, Requests
 
@@ -44,9 +38,10 @@ def load(prepared: Path) -> Dataset:
         num_items=meta["num_items"],
         users=read_table(prepared / "users.parquet"),
         items=read_table(prepared / "items.parquet"),
-        events=read_events(prepared / "events.parquet"),
+        events=read_events(prepared),
         vocabularies=read_vocabularies(prepared / "vocabulary.parquet"),
         meta=meta,
+        stream=prepared / "events" if (prepared / "events").is_dir() else None,
     )
 
 
@@ -74,6 +69,7 @@ class Dataset:
     events: Events = field(repr=False)
     vocabularies: Mapping[str, pl.Series] = field(repr=False)  # code - 1 -> value, as text
     meta: Mapping[str, Any] = field(repr=False)
+    stream: Path | None = None  # the folder of the log's training files, of layout "stream"; see data.stream
     _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def feature(self, name: str) -> Feature:
@@ -128,6 +124,7 @@ class Dataset:
             columns=_moved(events.columns, device),
             request_N=None if events.request_N is None else events.request_N.to(device),
             oracle_N=None if events.oracle_N is None else events.oracle_N.to(device),
+            statistics=_moved(events.statistics, device),
         )
         return replace(self, users=_moved(self.users, device), items=_moved(self.items, device), events=moved)
 
@@ -278,7 +275,7 @@ class Dataset:
 
     def _make_lookup(self) -> Lookup:
         sizes = {"user": self.num_users + 1, "item": self.num_items + 1}
-        sizes |= {f"{f.side}.{f.name}": f.size for f in self.features if not f.is_number}
+        sizes |= {f"{f.side}.{f.name}": f.size for f in self.features if f.size}
         return Lookup(self.events, self.users, self.items, sizes, self.split, int(self.meta["time_offset"]))
 
     def _once(self, key: object, make: Callable[[], T]) -> T:

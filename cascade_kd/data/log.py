@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from cascade_kd.data.checks import (
     as_ids,
-    check_both_classes,
     check_no_nan,
+    check_positives,
     checked_ids,
     checked_label,
     checked_numbers,
+    checked_parts,
     checked_times,
     evaluated,
     refuse_rows,
 )
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.data.delimited import ROW
+from cascade_kd.data.draws import mixed, text_hashes, times_before
 from cascade_kd.data.encode import codes_of
+from cascade_kd.data.expect import check_expected
 from cascade_kd.data.readers import PART
-from cascade_kd.data.split import assign_parts
+from cascade_kd.data.split import DRAW, assign_parts
 from cascade_kd.errors import DataError
+from cascade_kd.types import PARTS
 
 Tables = dict[str, pl.DataFrame]
 HOLDERS = {"user": "users", "item": "items"}  # role -> the table that describes its ids
@@ -46,29 +51,49 @@ def build_log(definition: DatasetDefinition, tables: Tables) -> Log:
     raw, roles = tables["events"], definition.roles
     ids = _ids(definition, tables)
     events = pl.DataFrame({"user": ids["events", "user"], "item": ids["events", "item"], ROW: _row_order(raw)})
-    if roles.time is None:
-        events = events.with_columns(pl.col(ROW).alias("time"))
-    else:
-        events = events.with_columns(checked_times(raw, roles.time, unit=roles.time_unit).alias("time"))
-    events = events.with_columns(_optional_columns(definition, raw))
-    for name, expression in definition.labels.items():
-        values = evaluated(expression, raw, table="events", who=f"label {name}")
-        label = checked_label(values, raw, label=name, expression=expression)
-        events = events.with_columns(label.alias(f"label:{name}"))
-
+    events = events.with_columns(event_columns(definition, raw))
     kept = _filtered(events, definition)
-    user_ids, dropped_users = _known_users(definition, tables, ids, kept)
-    item_ids, dropped_items = _known_items(definition, ids, kept)
+    user_ids, dropped_users = known_users(definition, tables, ids, kept)
+    item_ids, dropped_items = known_items(definition, ids, kept)
     dropped = {"events": len(events) - len(kept), "users": dropped_users, "items": dropped_items}
     kept = kept.with_columns(codes_of(kept["user"], user_ids), codes_of(kept["item"], item_ids))
     if roles.request is not None:
-        kept = kept.with_columns(_dense_requests(kept))
+        kept = kept.with_columns(dense_requests(kept))
     order = ["user", "time", *(["request"] if roles.request is not None else []), ROW]
     kept = kept.sort(order)
-    kept = kept.with_columns(assign_parts(kept, definition.split)).drop(PART, strict=False)
-    labels = [f"label:{name}" for name in definition.labels]
-    check_both_classes(kept.filter(pl.col("part") == 0).select(labels))
+    if PART in kept.columns and definition.hold_out == "random":
+        kept = kept.with_columns(draws(kept, text_hashes(user_ids), text_hashes(item_ids)))
+    kept = kept.with_columns(assign_parts(kept, definition.split)).drop(PART, DRAW, strict=False)
+    labels = kept.select(f"label:{name}" for name in definition.labels)
+    train = labels.filter(kept["part"] == 0)
+    check_positives({column.name.removeprefix("label:"): int((column > 0).sum()) for column in train}, len(train))
+    counts = {"events": len(kept), "users": len(user_ids), "items": len(item_ids)}
+    rates = {column.name.removeprefix("label:"): float(column.cast(pl.Float64).mean()) for column in labels}  # type: ignore[arg-type]
+    check_expected(definition.expect, counts, rates)
     return Log(kept.drop(ROW), raw[kept[ROW]], user_ids, item_ids, dropped)
+
+
+def event_columns(definition: DatasetDefinition, raw: pl.DataFrame, *, first: int = 0) -> list[pl.Series]:
+    """What stands in the row alone: time, request, position, oracle, ``PART``, labels. ``first``: number of row 0."""
+    roles = definition.roles
+    columns = [
+        (_row_order(raw) + first if roles.time is None else checked_times(raw, roles.time, unit=roles.time_unit)).alias(
+            "time"
+        ),
+        *_optional_columns(definition, raw),
+    ]
+    for name, expression in definition.labels.items():
+        values = evaluated(expression, raw, table="events", who=f"label {name}")
+        columns.append(checked_label(values, raw, label=name, expression=expression).alias(f"label:{name}"))
+    return columns
+
+
+def draws(kept: pl.DataFrame, user_V: np.ndarray, item_V: np.ndarray) -> pl.Series:
+    """A random number of each coded event, of the hashes of its raw ids and how often its part had the pair before."""
+    pair_N = kept["user"].to_numpy() * (len(item_V) + 1) + kept["item"].to_numpy()
+    pair_N = pair_N * len(PARTS) + kept[PART].to_numpy()
+    user_N, item_N = user_V[kept["user"].to_numpy() - 1], item_V[kept["item"].to_numpy() - 1]
+    return pl.Series(DRAW, mixed(user_N, item_N, times_before(pair_N)))
 
 
 def _row_order(raw: pl.DataFrame) -> pl.Series:
@@ -78,9 +103,16 @@ def _row_order(raw: pl.DataFrame) -> pl.Series:
 def _ids(definition: DatasetDefinition, tables: Tables) -> dict[tuple[str, str], pl.Series]:
     """(table, role) -> checked ids; the two tables of a role agree in type (else both are text)."""
     columns = {"user": definition.roles.user, "item": definition.roles.item}
-    ids: dict[tuple[str, str], pl.Series] = {}
+    ids = {("events", role): checked_ids(tables["events"], columns[role], table="events") for role in HOLDERS}
+    return agreed_ids(definition, tables, ids)
+
+
+def agreed_ids(
+    definition: DatasetDefinition, tables: Tables, ids: dict[tuple[str, str], pl.Series]
+) -> dict[tuple[str, str], pl.Series]:
+    """``ids`` of the events, checked, with those of the other tables beside them, of the same type."""
+    columns = {"user": definition.roles.user, "item": definition.roles.item}
     for role, holder in HOLDERS.items():
-        ids["events", role] = checked_ids(tables["events"], columns[role], table="events")
         if holder not in tables:
             continue
         ids[holder, role] = checked_ids(tables[holder], columns[role], table=holder, distinct=True)
@@ -111,6 +143,8 @@ def _optional_columns(definition: DatasetDefinition, raw: pl.DataFrame) -> list[
         outside = (columns[-1] < 0) | (columns[-1] > 1)
         message = "a probability is outside 0 to 1 ({count} rows)"
         refuse_rows(outside, message, raw, table="events", column=roles.oracle)
+    if roles.part is not None:
+        columns.append(checked_parts(raw, roles.part))
     return [*columns, raw[PART]] if PART in raw.columns else columns
 
 
@@ -130,7 +164,7 @@ def _filtered(events: pl.DataFrame, definition: DatasetDefinition) -> pl.DataFra
     return events
 
 
-def _known_users(
+def known_users(
     definition: DatasetDefinition, tables: Tables, ids: dict[tuple[str, str], pl.Series], kept: pl.DataFrame
 ) -> tuple[pl.Series, int]:
     """The users that have events, sorted, and how many the filter left out."""
@@ -152,7 +186,7 @@ def _known_users(
     return known, len(everyone) - len(known)
 
 
-def _known_items(
+def known_items(
     definition: DatasetDefinition, ids: dict[tuple[str, str], pl.Series], kept: pl.DataFrame
 ) -> tuple[pl.Series, int]:
     """The sorted catalogue: items of events and, unless ``min_item_events`` asks for events, of the item table."""
@@ -164,7 +198,7 @@ def _known_items(
     return known.sort(), len(everyone) - len(known)
 
 
-def _dense_requests(events: pl.DataFrame) -> pl.Series:
+def dense_requests(events: pl.DataFrame) -> pl.Series:
     """Request numbers 0, 1, ... by user and raw id: the same raw id of two users is two requests."""
     pairs = events.select("user", "request").unique().sort("user", "request").with_row_index("dense")
     joined = events.select("user", "request").join(pairs, on=["user", "request"], how="left", maintain_order="left")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +35,11 @@ def mixed_radix(codes: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
 def all_known(codes: Sequence[Tensor]) -> Tensor:
     """Which combinations [R, T] of :func:`mixed_radix` hold no code 0 (unknown, padding)."""
-    return mixed_radix([(code > 0).long() for code in codes], [2] * len(codes)) == (1 << len(codes)) - 1
+    known_RT = torch.ones(1, 1, dtype=torch.bool, device=codes[0].device)
+    for code in codes:
+        code_RT = code if code.dim() == 2 else code[:, None]
+        known_RT = (known_RT[:, :, None] & (code_RT > 0)[:, None, :]).flatten(1)
+    return known_RT
 
 
 def build_index(codes: Sequence[Tensor], sizes: Sequence[int], second_N: Tensor, row_N: Tensor) -> LogIndex:
@@ -67,11 +72,59 @@ def build_index(codes: Sequence[Tensor], sizes: Sequence[int], second_N: Tensor,
     return LogIndex(group_G, torch.searchsorted(key_M, bounds), key_M, row_N[event_M[order_M]])
 
 
-def differences(index: LogIndex, raw_Q: Tensor, second_Q: Tensor, running: Sequence[Tensor]) -> list[Tensor]:
-    """The count of the entries before ``second_Q``, then one sum per running total [M+1]; each [Q], float64."""
-    start_Q, end_Q = index.before(raw_Q, second_Q)
-    sums = [total.index_select(0, end_Q) - total.index_select(0, start_Q) for total in running]
-    return [(end_Q - start_Q).double(), *sums]
+def totals(index: LogIndex, raw_Q: Tensor, second_Q: Tensor, wanted: Sequence[Total]) -> list[Tensor]:
+    """Every one of ``wanted`` over the entries of group ``raw_Q`` before ``second_Q``, each [Q], float64.
+
+    An age is inf where no entry counts.
+    """
+    places = index.before(raw_Q, second_Q, tuple(dict.fromkeys(total.window for total in wanted)))
+    return [_total(index, *places[total.window], second_Q, total) for total in wanted]
+
+
+def _total(index: LogIndex, start_Q: Tensor, end_Q: Tensor, second_Q: Tensor, total: Total) -> Tensor:
+    if total.of == "count":
+        return (end_Q - start_Q).double()
+    if total.of == "sum":
+        assert total.running_M1 is not None
+        return total.running_M1.index_select(0, end_Q) - total.running_M1.index_select(0, start_Q)
+    if len(index.key_M) == 0:
+        return torch.full_like(second_Q, torch.inf, dtype=torch.float64)
+    last_Q = end_Q if total.running_M1 is None else total.running_M1.index_select(0, end_Q)
+    time_Q = index.key_M.index_select(0, (last_Q - 1).clamp(min=0)) & MAX_SECONDS
+    return (second_Q - time_Q).double().masked_fill(last_Q <= start_Q, torch.inf)
+
+
+def running_sum(value_M: Tensor) -> Tensor:
+    """[M+1]: the sum of the first m entries, float64, so that differences of large sums of 0 and 1 are exact."""
+    return torch.cat([value_M.new_zeros(1), value_M]).cumsum(0, dtype=torch.float64)
+
+
+def last_true(true_M: Tensor) -> Tensor:
+    """[M+1]: of the first m entries, the number of the last that is true, counted from 1; 0 if none is."""
+    number_M = torch.arange(1, len(true_M) + 1, device=true_M.device) * true_M
+    return torch.cat([number_M.new_zeros(1), number_M]).cummax(0).values
+
+
+@dataclass(frozen=True)
+class Total:
+    """What to total over the entries of a window (seconds; None: all before).
+
+    ``count`` of the entries; ``sum`` of what ``running_M1`` is the running sum of; ``age``, the seconds since the last
+    entry, or since the last that is true where ``running_M1`` is from :func:`last_true`.
+    """
+
+    of: Literal["count", "sum", "age"]
+    window: int | None = None
+    running_M1: Tensor | None = None
+
+    @property
+    def empty(self) -> float:
+        """The total of no entries."""
+        return torch.inf if self.of == "age" else 0.0
+
+    def over_groups(self, total_RT: Tensor) -> Tensor:
+        """[R]: the totals of T groups of a row in one; the youngest of their ages."""
+        return total_RT.amin(1) if self.of == "age" else total_RT.sum(1)
 
 
 @dataclass(frozen=True)
@@ -83,11 +136,22 @@ class LogIndex:
     key_M: Tensor  # position of the group << 34 | seconds
     row_M: Tensor  # the event of every entry
 
-    def before(self, raw_Q: Tensor, second_Q: Tensor) -> tuple[Tensor, Tensor]:
-        """The entries of group ``raw_Q`` strictly before ``second_Q``: start and end (exclusive), each [Q]."""
+    def before(
+        self, raw_Q: Tensor, second_Q: Tensor, windows: Sequence[int | None] = ()
+    ) -> dict[int | None, tuple[Tensor, Tensor]]:
+        """The entries of group ``raw_Q`` strictly before ``second_Q``: window -> start and end (exclusive), each [Q].
+
+        Window None holds all of them, a window of w seconds those no earlier than ``second_Q - w``.
+        """
         rank_Q = raw_Q if self.group_G is None else torch.searchsorted(self.group_G, raw_Q.contiguous())
+        base_Q = rank_Q << TIME_BITS
         start_Q = self.start_G.index_select(0, rank_Q)
-        end_Q = torch.searchsorted(self.key_M, (rank_Q << TIME_BITS) | second_Q)
-        if self.group_G is not None:
+        end_Q = torch.searchsorted(self.key_M, base_Q | second_Q)
+        if self.group_G is not None:  # an unknown group has no entries: nothing lies between its start and its end
             end_Q = torch.where(self.group_G[rank_Q] == raw_Q, end_Q, start_Q)
-        return start_Q, end_Q
+        places: dict[int | None, tuple[Tensor, Tensor]] = {None: (start_Q, end_Q)}
+        for window in windows:
+            if window is not None:
+                from_Q = torch.searchsorted(self.key_M, base_Q | (second_Q - window).clamp(min=0))
+                places[window] = torch.minimum(from_Q, end_Q), end_Q
+        return places

@@ -1,7 +1,7 @@
 """Histories and statistics as of a time, answered from indices of the log (floor 2).
 
-Nothing is stored per row: :mod:`cascade_kd.data.log_index` finds the events of a group strictly before a time, and
-training rows and candidates take the same path.
+:mod:`cascade_kd.data.log_index` finds the events of a group strictly before a time, for any user, item and time. The
+statistics of the log's own rows are prepared as well (``Events.statistics``), bit for bit what is looked up here.
 
 Which events a look-up reads ("the log") follows from the split and from the part that asks:
 
@@ -20,21 +20,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cascade_kd.data.log_index import MAX_SECONDS, LogIndex, all_known, build_index, differences, mixed_radix
+from cascade_kd.data.log_index import (
+    MAX_SECONDS,
+    LogIndex,
+    Total,
+    all_known,
+    build_index,
+    last_true,
+    mixed_radix,
+    running_sum,
+    totals,
+)
+from cascade_kd.data.statistic import Statistic, Term, log_of, ordered_keys, terms_of
 from cascade_kd.errors import UserError
 from cascade_kd.types import Part
-
-
-def log_of(split: str, part: Part) -> str:
-    """The log that ``part`` may read: ``all``, ``train`` or ``train+valid``."""
-    if split == "time":
-        return "all"
-    return "train+valid" if part == "test" else "train"
-
-
-def _ordered(keys: Sequence[str]) -> tuple[str, ...]:
-    """Keys of one set in one order, those of the item last."""
-    return tuple(sorted(keys, key=lambda key: (key.startswith("item"), key)))
 
 
 def _context_columns(keys: Sequence[str]) -> list[str]:
@@ -69,31 +68,7 @@ class Events:
     columns: Mapping[str, Tensor]  # feature name -> [N], context and pair side
     request_N: Tensor | None = None
     oracle_N: Tensor | None = None  # the label's true probability, generated worlds only
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A count, sum or mean of ``value`` (a label) over the earlier events that share the keys."""
-
-    name: str
-    keys: tuple[str, ...]
-    aggregate: str
-    value: str | None
-    smoothing: float
-    prior: float
-
-    def number(self, count_R: Tensor, sum_R: Tensor | None) -> Tensor:
-        """The feature, float32: log1p(count), log1p(sum) or (sum + smoothing * prior) / (count + smoothing).
-
-        A mean without smoothing and without events is the prior.
-        """
-        if self.aggregate == "count":
-            return count_R.float().log1p()
-        assert sum_R is not None
-        if self.aggregate == "sum":
-            return sum_R.float().log1p()
-        mean_R = (sum_R + self.smoothing * self.prior) / (count_R + self.smoothing)
-        return mean_R.nan_to_num(nan=self.prior).float()
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # float32, of the rows' own pairs, where prepared
 
 
 @dataclass(frozen=True)
@@ -136,23 +111,24 @@ class Lookup:
         context: Mapping[str, Tensor],
         part: Part,
     ) -> dict[str, Tensor]:
-        """Statistics [R], float32, of the log's events strictly before ``time_R``; equal keys share a search.
+        """Statistics [R], float32, of the log's events in [time_R - window, time_R); equal keys share a search.
 
-        A tags key counts an event once for each of its tags and adds up the groups of the tags asked for. A code 0
-        (unknown, padding) has no events.
+        A tags key counts an event once for each of its tags and adds up the groups of the tags asked for (a recency:
+        the most recent of them). A code 0 (unknown, padding) has no events.
         """
         second_R = self._seconds(time_R)
+        log = log_of(self.split, part)
         sharing: dict[tuple[str, ...], list[Statistic]] = {}
         for statistic in wanted:
-            sharing.setdefault(_ordered(statistic.keys), []).append(statistic)
+            sharing.setdefault(ordered_keys(statistic.keys), []).append(statistic)
         answers: dict[str, Tensor] = {}
         for keys, statistics in sharing.items():
-            values = tuple(dict.fromkeys(s.value for s in statistics if s.aggregate != "count" and s.value is not None))
             codes = [self._codes(key, user_R, item_R, context) for key in keys]
-            count_R, *sums = self._totals(keys, codes, second_R, values, log_of(self.split, part))
-            by_value = dict(zip(values, sums, strict=True))
+            terms = tuple(dict.fromkeys(term for s in statistics for term in terms_of(s)))
+            found = dict(zip(terms, self._totals(keys, codes, second_R, terms, log), strict=True))
             for s in statistics:
-                answers[s.name] = s.number(count_R, None if s.value is None else by_value.get(s.value))
+                of = {term.of: found[term] for term in terms_of(s)}
+                answers[s.name] = s.number(of.get("count"), of.get("sum"), of.get("age"))
         return answers
 
     def _seconds(self, time: Tensor) -> Tensor:
@@ -185,13 +161,15 @@ class Lookup:
             self._indices[name] = build_index(codes, sizes, self._seconds(events.time_N[row_N]), row_N)
         return self._indices[name]
 
-    def _running_total(self, keys: tuple[str, ...], log: str, value: str) -> Tensor:
-        """Running total [M+1] of a label over the entries, float64 so that differences of large totals are exact."""
-        name = (*keys, log, value)
+    def _total(self, keys: tuple[str, ...], log: str, term: Term) -> Total:
+        """The term with what the index needs to answer it: one value an entry, kept from the first use on."""
+        if term.value is None:
+            return Total(term.of, term.window)
+        name = (term.of, *keys, log, term.value)
         if name not in self._running:
-            value_M = self.events.labels[value].double()[self._index(keys, log).row_M]
-            self._running[name] = torch.cat([value_M.new_zeros(1), value_M.cumsum(0)])
-        return self._running[name]
+            value_M = self.events.labels[term.value][self._index(keys, log).row_M]
+            self._running[name] = running_sum(value_M) if term.of == "sum" else last_true(value_M > 0)
+        return Total(term.of, term.window, self._running[name])
 
     def _history(self, history: History, user_B: Tensor, second_B: Tensor, part: Part) -> Tensor:
         log = log_of(self.split, part)
@@ -200,54 +178,57 @@ class Lookup:
         if name not in self._running:  # the items of the entries behind a 0, which padded places point at
             item_M = self.events.item_N[index.row_M]
             self._running[name] = torch.cat([item_M.new_zeros(1), item_M])
-        start_B, end_B = index.before(user_B, second_B)
+        start_B, end_B = index.before(user_B, second_B)[None]
         place_BL = end_B[:, None] - torch.arange(history.length, device=end_B.device)
         place_BL.masked_fill_(place_BL <= start_B[:, None], 0)
         return self._running[name].index_select(0, place_BL.flatten()).view(place_BL.shape)  # take costs twice that
 
     def _totals(
-        self, keys: tuple[str, ...], codes: list[Tensor], second_R: Tensor, values: tuple[str, ...], log: str
+        self, keys: tuple[str, ...], codes: list[Tensor], second_R: Tensor, terms: Sequence[Term], log: str
     ) -> list[Tensor]:
-        """The count and the sums of ``values`` over the earlier events of every row's groups, each [R], float64."""
+        """Every term over the earlier events of every row's groups, each [R], float64."""
         index = self._index(keys, log)
         sizes = [self.sizes[key] for key in keys]
-        running = [self._running_total(keys, log, value) for value in values]
-        by_request = self._totals_by_request(index, keys, codes, sizes, second_R, running)
+        wanted = [self._total(keys, log, term) for term in terms]
+        by_request = _totals_by_request(index, keys, codes, sizes, second_R, wanted)
         if by_request is not None:
             return by_request
         raw_RT = mixed_radix(codes, sizes)
         width = raw_RT.shape[1]
         if width == 1:
-            return differences(index, raw_RT[:, 0], second_R, running)
+            return totals(index, raw_RT[:, 0], second_R, wanted)
         # Most places of a tags row are padding: search only those that hold a tag.
         place_Q = all_known(codes).flatten().nonzero()[:, 0]
         second_Q = second_R.index_select(0, place_Q // width)
-        found = differences(index, raw_RT.take(place_Q), second_Q, running)
-        return [x.new_zeros(raw_RT.numel()).index_copy_(0, place_Q, x).view(-1, width).sum(1) for x in found]
+        found = totals(index, raw_RT.take(place_Q), second_Q, wanted)
+        return [
+            total.over_groups(x.new_full((raw_RT.numel(),), total.empty).index_copy_(0, place_Q, x).view(-1, width))
+            for total, x in zip(wanted, found, strict=True)
+        ]
 
-    def _totals_by_request(
-        self,
-        index: LogIndex,
-        keys: tuple[str, ...],
-        codes: list[Tensor],
-        sizes: list[int],
-        second_R: Tensor,
-        running: list[Tensor],
-    ) -> list[Tensor] | None:
-        """The same by one search per (request, code of the item key), where that is fewer; else None."""
-        code_RT = codes[-1] if codes[-1].dim() == 2 else codes[-1][:, None]
-        size = sizes[-1]
-        if not keys[-1].startswith("item") or code_RT.numel() < 2 * size:
-            return None
-        raw_R = mixed_radix(codes[:-1], sizes[:-1]) if codes[:-1] else torch.zeros_like(code_RT[:, :1])
-        if raw_R.shape[1] != 1:
-            return None
-        raw_R = raw_R[:, 0]
-        new_R = _request_starts(raw_R, second_R)
-        first_B = new_R.nonzero()[:, 0]
-        if 2 * len(first_B) * size > code_RT.numel():
-            return None
-        raw_BV = raw_R[first_B, None] * size + torch.arange(size, device=raw_R.device)
-        found = differences(index, raw_BV.flatten(), second_R[first_B].repeat_interleave(size), running)
-        place_RT = (new_R.cumsum(0) - 1)[:, None] * size + code_RT
-        return [x.take(place_RT).sum(1) for x in found]
+
+def _totals_by_request(
+    index: LogIndex,
+    keys: tuple[str, ...],
+    codes: list[Tensor],
+    sizes: list[int],
+    second_R: Tensor,
+    wanted: Sequence[Total],
+) -> list[Tensor] | None:
+    """The totals by one search per (request, code of the item key), where that is fewer; else None."""
+    code_RT = codes[-1] if codes[-1].dim() == 2 else codes[-1][:, None]
+    size = sizes[-1]
+    if not keys[-1].startswith("item") or code_RT.numel() < 2 * size:
+        return None
+    raw_R = mixed_radix(codes[:-1], sizes[:-1]) if codes[:-1] else torch.zeros_like(code_RT[:, :1])
+    if raw_R.shape[1] != 1:
+        return None
+    raw_R = raw_R[:, 0]
+    new_R = _request_starts(raw_R, second_R)
+    first_B = new_R.nonzero()[:, 0]
+    if 2 * len(first_B) * size > code_RT.numel():
+        return None
+    raw_BV = raw_R[first_B, None] * size + torch.arange(size, device=raw_R.device)
+    found = totals(index, raw_BV.flatten(), second_R[first_B].repeat_interleave(size), wanted)
+    place_RT = (new_R.cumsum(0) - 1)[:, None] * size + code_RT
+    return [total.over_groups(x.take(place_RT)) for total, x in zip(wanted, found, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
@@ -13,41 +13,85 @@ from cascade_kd.data.encode import Encoded
 from cascade_kd.data.log import Log
 from cascade_kd.types import ITEM_ID, PARTS, USER_ID, Feature
 
+SCHEMA = 2  # of a prepared directory
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The counts of a log; ``positives`` by label and part, the other maps by part."""
+
+    num_users: int
+    num_items: int
+    rows: dict[str, int]
+    users: dict[str, int]
+    items: dict[str, int]
+    time: dict[str, tuple[int, int]]
+    positives: dict[str, dict[str, int]]
+    requests: int | None
+    dropped: dict[str, int]  # what the filter left out
+
+
+def summary_of(log: Log) -> Summary:
+    """The counts of a log in memory."""
+    parts = {name: log.events.filter(pl.col("part") == code) for code, name in enumerate(PARTS)}
+    labels = [name for name in log.events.columns if name.startswith("label:")]
+    return Summary(
+        num_users=len(log.user_ids),
+        num_items=len(log.item_ids),
+        rows={name: len(rows) for name, rows in parts.items()},
+        users={name: rows["user"].n_unique() for name, rows in parts.items()},
+        items={name: rows["item"].n_unique() for name, rows in parts.items()},
+        time={name: (rows["time"].min(), rows["time"].max()) for name, rows in parts.items()},  # type: ignore[misc]
+        positives={
+            label.removeprefix("label:"): {name: int((rows[label] > 0).sum()) for name, rows in parts.items()}
+            for label in labels
+        },
+        requests=log.events["request"].n_unique() if "request" in log.events.columns else None,
+        dropped=log.dropped,
+    )
+
 
 def prepared_meta(
-    definition: DatasetDefinition, log: Log, encoded: list[Encoded], not_described: Mapping[str, int]
+    definition: DatasetDefinition, log: Summary, encoded: list[Encoded], not_described: Mapping[str, int]
 ) -> dict[str, Any]:
     """All of ``meta.json`` but schema, name and digest. ``not_described``: table -> ids of the log that it lacks."""
     labels = list(definition.labels)
-    train = log.events.filter(pl.col("part") == 0)
-    prior = {label: train[f"label:{label}"].cast(pl.Float64).mean() for label in labels}
+    prior = {label: log.positives[label]["train"] / log.rows["train"] for label in labels}
+    span = log.time["train"][1] - log.time["train"][0]
     by_kind = {kind: [f for f in definition.feature if f.kind == kind] for kind in ("statistic", "history")}
     histories = [{"name": f.name, "length": f.history_length, "events": f.events} for f in by_kind["history"]]
     return {
         "features": [asdict(feature) for feature in _features(definition, log, encoded)],
-        "num_users": len(log.user_ids),
-        "num_items": len(log.item_ids),
-        "time_offset": log.events["time"].min() if definition.roles.time else 0,
+        "num_users": log.num_users,
+        "num_items": log.num_items,
+        "time_offset": min(first for first, _ in log.time.values()) if definition.roles.time else 0,
         "has_time": definition.roles.time is not None,
         "has_requests": definition.roles.request is not None,
         "split": definition.split.kind,
         "labels": labels,
+        "expected": definition.expect.model_dump(mode="json", exclude_defaults=True),
         "statistics": [
-            {**f.model_dump(mode="json"), "prior": prior[f.value] if f.value else 0.0} for f in by_kind["statistic"]
+            {
+                **f.model_dump(mode="json", include={"name", "keys", "aggregate", "value", "smoothing"}),
+                "prior": prior[f.value] if f.value else 0.0,
+                "window": f.window_seconds,
+                "span": span if f.window_seconds is None else f.window_seconds,
+            }
+            for f in by_kind["statistic"]
         ],
         "histories": histories,
         "numeric": {part.feature.name: part.scale for part in encoded if part.scale},
-        "counts": _counts(labels, log, encoded, not_described),
+        "counts": _counts(encoded, log, not_described),
         "tags_index": {},
     }
 
 
-def _features(definition: DatasetDefinition, log: Log, encoded: list[Encoded]) -> list[Feature]:
+def _features(definition: DatasetDefinition, log: Summary, encoded: list[Encoded]) -> list[Feature]:
     """The ids first, then the declared features in their order."""
-    items = len(log.item_ids) + 1
+    items = log.num_items + 1
     stored = {part.feature.name: part.feature for part in encoded}
     features = [
-        Feature(USER_ID, "categorical", "user", "recall", len(log.user_ids) + 1, vocabulary=USER_ID),
+        Feature(USER_ID, "categorical", "user", "recall", log.num_users + 1, vocabulary=USER_ID),
         Feature(ITEM_ID, "categorical", "item", "recall", items, vocabulary=ITEM_ID),
     ]
     for f in definition.feature:
@@ -60,19 +104,18 @@ def _features(definition: DatasetDefinition, log: Log, encoded: list[Encoded]) -
     return features
 
 
-def _counts(labels: list[str], log: Log, encoded: list[Encoded], not_described: Mapping[str, int]) -> dict[str, Any]:
+def _counts(encoded: list[Encoded], log: Summary, not_described: Mapping[str, int]) -> dict[str, Any]:
     """What ``describe`` prints."""
-    parts = {name: log.events.filter(pl.col("part") == code) for code, name in enumerate(PARTS)}
     return {
-        "rows": {name: len(rows) for name, rows in parts.items()},
-        "users": {name: rows["user"].n_unique() for name, rows in parts.items()},
-        "items": {name: rows["item"].n_unique() for name, rows in parts.items()},
-        "time": {name: [rows["time"].min(), rows["time"].max()] for name, rows in parts.items()},
+        "rows": log.rows,
+        "users": log.users,
+        "items": log.items,
+        "time": {name: list(ends) for name, ends in log.time.items()},
         "label_rate": {
-            label: {name: rows[f"label:{label}"].cast(pl.Float64).mean() for name, rows in parts.items()}
-            for label in labels
+            label: {name: count / log.rows[name] for name, count in by_part.items()}
+            for label, by_part in log.positives.items()
         },
-        "requests": log.events["request"].n_unique() if "request" in log.events.columns else None,
+        "requests": log.requests,
         "dropped": log.dropped,
         "not_described": dict(not_described),
         "missing": {part.feature.name: part.missing for part in encoded},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,41 @@ from cascade_kd.data.cache import cache_root, file_digest, staging
 from cascade_kd.data.checks import as_ids
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.data.delimited import ROW, check_columns
+from cascade_kd.data.derived import derived_tables
 from cascade_kd.data.download import locate
 from cascade_kd.data.encode import Encoded, encode, with_unknown
+from cascade_kd.data.files import digests
 from cascade_kd.data.log import HOLDERS, Log, Tables, build_log
-from cascade_kd.data.meta import prepared_meta
-from cascade_kd.data.readers import read_table, source_files
+from cascade_kd.data.meta import SCHEMA, prepared_meta, summary_of
+from cascade_kd.data.readers import read_table
+from cascade_kd.data.statistics import statistic_pass
 from cascade_kd.data.synthetic import generate
+from cascade_kd.data.vectors import vector_files, with_vectors
 from cascade_kd.types import ITEM_ID, USER_ID
 
-SCHEMA = 1
 CODE = (
     "checks",
     "definition",
     "delimited",
+    "derived",
+    "draws",
     "encode",
+    "expect",
     "features",
+    "files",
     "log",
     "meta",
+    "moments",
     "prepare",
+    "query",
     "readers",
     "schema",
+    "source",
     "split",
+    "statistic",
+    "statistics",
+    "vectors",
 )
-FILES = ("users", "items", "events", "vocabulary")
 
 
 def prepare(definition: DatasetDefinition, *, base: Path, progress: Progress | None = None) -> Path:
@@ -55,6 +68,12 @@ def prepare(definition: DatasetDefinition, *, base: Path, progress: Progress | N
     final = cache_root() / "datasets" / sha256
     if (final / "meta.json").is_file():
         return final
+    if definition.storage.layout == "stream":
+        from cascade_kd.data.stream.layout import prepare_stream  # imports this module
+
+        with staging(final) as stage:
+            prepare_stream(definition, folder, stage, {"name": definition.name, "sha256": sha256}, progress)
+        return final
     task = progress.add_task(f"prepare {definition.name}", total=3) if progress else None
     tables = read_tables(definition, folder)
     if progress and task is not None:
@@ -63,35 +82,51 @@ def prepare(definition: DatasetDefinition, *, base: Path, progress: Progress | N
     if progress and task is not None:
         progress.advance(task)
     with staging(final) as stage:
-        for name in FILES:
-            frames[name].write_parquet(stage / f"{name}.parquet", compression="lz4")
-        text = json.dumps({"schema": SCHEMA, "name": definition.name, "sha256": sha256, **meta}, indent=1)
-        (stage / "meta.json").write_text(text, encoding="utf-8")
+        write_prepared(stage, {"schema": SCHEMA, "name": definition.name, "sha256": sha256, **meta}, frames)
     if progress and task is not None:
         progress.advance(task)
     return final
 
 
+def write_prepared(folder: Path, meta: Mapping[str, Any], frames: Mapping[str, pl.DataFrame]) -> None:
+    """The files of a prepared directory, ``meta.json`` last."""
+    for name in frames:
+        frames[name].write_parquet(folder / f"{name}.parquet", compression="lz4")
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
 def data_sha256(definition: DatasetDefinition, folder: Path) -> str:
     """What a prepared directory is named by: definition, content of the source files, schema, and the code at work."""
-    sources = {
-        table: [file_digest(path) for path in source_files(table, source, folder)]
-        for table, source in sorted(definition.tables.items())
+    sources: dict[str, list[Any]] = {
+        name: digests(name, source, folder) for name, source in sorted(definition.files.items())
     }
-    modules = (*CODE, "synthetic") if definition.generator else CODE
-    identity = {"schema": SCHEMA, "definition": definition.content(), "sources": sources, "code": _code_sha256(modules)}
+    sources |= {name: [file_digest(path)] for name, path in vector_files(definition, folder).items()}
+    modules = [*CODE, "synthetic"] if definition.generator else [*CODE]
+    if definition.storage.layout == "stream":
+        modules += [f"stream/{path.stem}" for path in sorted((Path(__file__).parent / "stream").glob("*.py"))]
+    identity = {
+        "schema": SCHEMA,
+        "definition": definition.content(),
+        "sources": sources,
+        "code": _code_sha256(tuple(modules)),
+    }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def read_tables(definition: DatasetDefinition, folder: Path) -> Tables:
+def read_tables(definition: DatasetDefinition, folder: Path, *, without: Collection[str] = ()) -> Tables:
     """The wanted columns of every table, with row numbers. Raises ``DataError``."""
     wanted = wanted_columns(definition)
     if definition.generator is None:
-        return {name: read_table(name, source, folder, wanted[name]) for name, source in definition.tables.items()}
+        read = derived_tables(definition.queries, definition.files, folder, wanted)
+        for name, source in definition.tables.items():
+            if source.sql is None and name not in without:
+                read[name] = read_table(name, source, folder, wanted[name])
+        return with_vectors(definition, read, folder)
     tables = generate(definition.generator)
     for name, table in tables.items():
         check_columns(name, table.columns, wanted[name])
-    return {name: table.select(list(wanted[name])).with_row_index(ROW, offset=1) for name, table in tables.items()}
+    kept = {name: table.select(list(wanted[name])).with_row_index(ROW, offset=1) for name, table in tables.items()}
+    return with_vectors(definition, kept, folder)
 
 
 def wanted_columns(definition: DatasetDefinition) -> dict[str, dict[str, str]]:
@@ -106,7 +141,7 @@ def wanted_columns(definition: DatasetDefinition) -> dict[str, dict[str, str]]:
         for column in pl.sql_expr(expression).meta.root_names():
             wanted["events"].setdefault(column, f"label {name} = {expression!r}")
     for feature in definition.feature:
-        if not feature.is_stored:
+        if not feature.is_stored or feature.file is not None:
             continue
         columns = [feature.source_column]
         if feature.expression is not None:
@@ -118,38 +153,56 @@ def wanted_columns(definition: DatasetDefinition) -> dict[str, dict[str, str]]:
 
 def encode_tables(definition: DatasetDefinition, tables: Tables) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
     """``meta.json`` (without name and digest) and the four tables of a prepared directory."""
-    log = build_log(definition, tables)
+    return encode_log(definition, build_log(definition, tables), tables)
+
+
+def encode_log(
+    definition: DatasetDefinition, log: Log, tables: Tables
+) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
+    """The same of a log that is built already."""
     in_train = log.events["part"] == 0
-    entities = {
-        "user": _entities(definition.roles.user, log.user_ids, tables.get("users")),
-        "item": _entities(definition.roles.item, log.item_ids, tables.get("items")),
-    }
+    frames = source_frames(definition, log, tables)
     encoded: list[Encoded] = []
     for feature in definition.feature:
-        if not feature.is_stored:
-            continue
-        if feature.side in ("context", "pair"):
-            encoded.append(encode(feature, log.raw, in_train))
-        else:
-            frame = entities[feature.side]
-            if feature.source_table == "events":
-                frame = _first_values(definition, log, feature.side)
-            encoded.append(encode(feature, frame, frame[ROW].is_not_null()))
-    not_described = {holder: entities[role][ROW].null_count() for role, holder in HOLDERS.items() if holder in tables}
-    frames = {
-        "users": _attributes(encoded, "user"),
-        "items": _attributes(encoded, "item"),
+        if feature.is_stored:
+            frame = frames[feature.side, feature.source_table]
+            fit = in_train if feature.side in ("context", "pair") else frame[ROW].is_not_null()
+            encoded.append(encode(feature, frame, fit))
+    not_described = {
+        holder: frames[role, holder][ROW].null_count() for role, holder in HOLDERS.items() if holder in tables
+    }
+    stored = {
+        "users": attributes(encoded, "user"),
+        "items": attributes(encoded, "item"),
         "events": log.events.with_columns(
             part.column.alias(f"feature:{part.feature.name}")
             for part in encoded
             if part.feature.side in ("context", "pair")
         ),
-        "vocabulary": _vocabulary(log, encoded),
+        "vocabulary": vocabulary_table(log.user_ids, log.item_ids, encoded),
     }
-    return prepared_meta(definition, log, encoded, not_described), frames
+    meta = prepared_meta(definition, summary_of(log), encoded, not_described)
+    if meta["statistics"]:
+        columns = statistic_pass(meta, stored["users"], stored["items"]).columns(stored["events"])
+        stored["events"] = stored["events"].with_columns(columns)
+    return meta, stored
 
 
-def _entities(key: str, ids: pl.Series, table: pl.DataFrame | None) -> pl.DataFrame:
+def source_frames(definition: DatasetDefinition, log: Log, tables: Tables) -> dict[tuple[str, str], pl.DataFrame]:
+    """(side, table) -> the rows that its stored features are read from: the log's, or one a user or item code."""
+    frames = {("context", "events"): log.raw, ("pair", "events"): log.raw}
+    keys: dict[str, tuple[str, pl.Series]] = {
+        "user": (definition.roles.user, log.user_ids),
+        "item": (definition.roles.item, log.item_ids),
+    }
+    for role, (key, ids) in keys.items():
+        frames[role, HOLDERS[role]] = entity_rows(key, ids, tables.get(HOLDERS[role]))
+        if any((feature.side, feature.source_table) == (role, "events") for feature in definition.feature):
+            frames[role, "events"] = _first_values(definition, log, role)
+    return frames
+
+
+def entity_rows(key: str, ids: pl.Series, table: pl.DataFrame | None) -> pl.DataFrame:
     """Row c - 1 describes code c: the table's row of that id, missing values where it has none."""
     frame = pl.DataFrame({key: ids})
     if table is None:
@@ -164,16 +217,17 @@ def _first_values(definition: DatasetDefinition, log: Log, side: str) -> pl.Data
     ids = log.user_ids if side == "user" else log.item_ids
     first = log.raw.with_columns(log.events["time"].alias("__time")).sort("__time", maintain_order=True)
     first = first.unique(key, keep="first", maintain_order=True).drop("__time")
-    return _entities(key, ids, first)
+    return entity_rows(key, ids, first)
 
 
-def _attributes(encoded: list[Encoded], side: str) -> pl.DataFrame:
+def attributes(encoded: list[Encoded], side: str) -> pl.DataFrame:
     """The stored features of the users or items; row c is code c."""
     return pl.DataFrame([with_unknown(part.column) for part in encoded if part.feature.side == side])
 
 
-def _vocabulary(log: Log, encoded: list[Encoded]) -> pl.DataFrame:
-    known = {USER_ID: log.user_ids.cast(pl.String), ITEM_ID: log.item_ids.cast(pl.String)}
+def vocabulary_table(user_ids: pl.Series, item_ids: pl.Series, encoded: Sequence[Encoded]) -> pl.DataFrame:
+    """Every vocabulary: its name, the codes from 1, and the raw values as text."""
+    known = {USER_ID: user_ids.cast(pl.String), ITEM_ID: item_ids.cast(pl.String)}
     known |= {part.feature.vocabulary: part.vocabulary for part in encoded if part.vocabulary is not None}
     return pl.concat(
         pl.DataFrame({"value": values.alias("value")}).select(

@@ -12,17 +12,18 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from cascade_kd.data.lookup import Events, History, Statistic
+from cascade_kd.data.lookup import Events, History
+from cascade_kd.data.meta import SCHEMA
+from cascade_kd.data.stream.columns import column_names, column_path
 from cascade_kd.errors import DataError
 
-SCHEMA = 1
-FILES = ("meta.json", "users.parquet", "items.parquet", "events.parquet", "vocabulary.parquet")
-DEFAULT_SMOOTHING = 10.0
+FILES = ("meta.json", "users.parquet", "items.parquet", "vocabulary.parquet")
 
 
 def read_meta(prepared: Path) -> dict[str, Any]:
     """``meta.json``. Raises ``DataError`` if a file is missing or of another schema."""
-    missing = [name for name in FILES if not (prepared / name).is_file()]
+    events = ("log/user.npy", "events") if (prepared / "log").is_dir() else ("events.parquet",)
+    missing = [name for name in (*FILES, *events) if not (prepared / name).exists()]
     if missing:
         raise DataError(f"{prepared} is no prepared data set: {', '.join(missing)} missing; prepare it again")
     meta: dict[str, Any] = json.loads((prepared / "meta.json").read_text(encoding="utf8"))
@@ -54,9 +55,15 @@ def read_vocabularies(path: Path) -> dict[str, pl.Series]:
     return {str(name): rows["value"] for (name,), rows in table.group_by("vocabulary", maintain_order=True)}
 
 
-def read_events(path: Path) -> Events:
-    """The log."""
-    columns = read_table(path)
+def _mapped(folder: Path) -> dict[str, Tensor]:
+    """The columns of a log on disk: read where they are touched, and a write to a tensor stays in memory."""
+    return {name: torch.from_numpy(np.load(column_path(folder, name), mmap_mode="c")) for name in column_names(folder)}
+
+
+def read_events(prepared: Path) -> Events:
+    """The log, of either layout."""
+    log = prepared / "log"
+    columns = _mapped(log) if log.is_dir() else read_table(prepared / "events.parquet")
 
     def of(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): x for name, x in columns.items() if name.startswith(prefix)}
@@ -68,24 +75,10 @@ def read_events(path: Path) -> Events:
         part_N=columns["part"],
         labels=of("label:"),
         columns=of("feature:"),
+        statistics=of("statistic:"),
         request_N=columns.get("request"),
         oracle_N=columns.get("oracle"),
     )
-
-
-def statistics_of(meta: Mapping[str, Any]) -> dict[str, Statistic]:
-    """The statistics that the data set declares, by name."""
-    return {
-        s["name"]: Statistic(
-            name=s["name"],
-            keys=tuple(s["keys"]),
-            aggregate=s["aggregate"],
-            value=s.get("value"),
-            smoothing=DEFAULT_SMOOTHING if s.get("smoothing") is None else float(s["smoothing"]),
-            prior=float(s.get("prior") or 0.0),
-        )
-        for s in meta.get("statistics", ())
-    }
 
 
 def histories_of(meta: Mapping[str, Any]) -> dict[str, History]:

@@ -11,6 +11,7 @@ from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.evaluate.agreement import agreement_bins, distill_metrics
+    from cascade_kd.evaluate.audit import Audit, FeatureAudit, audit_dataset
     from cascade_kd.evaluate.evaluation import Evaluation, evaluate
     from cascade_kd.evaluate.reference import reference_metrics
     from cascade_kd.evaluate.settings import EvaluateConfig
@@ -18,13 +19,26 @@ else:
     __getattr__ = lazy(
         __name__,
         {
+            "Audit": "audit",
             "EvaluateConfig": "settings",
             "Evaluation": "evaluation",
+            "FeatureAudit": "audit",
             "agreement_bins": "agreement",
+            "audit_dataset": "audit",
             "distill_metrics": "agreement",
             "evaluate": "evaluation",
             "reference_metrics": "reference",
         },
     )
 
-__all__ = ["EvaluateConfig", "Evaluation", "agreement_bins", "distill_metrics", "evaluate", "reference_metrics"]
+__all__ = [
+    "Audit",
+    "EvaluateConfig",
+    "Evaluation",
+    "FeatureAudit",
+    "agreement_bins",
+    "audit_dataset",
+    "distill_metrics",
+    "evaluate",
+    "reference_metrics",
+]

@@ -19,6 +19,7 @@ from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
 from cascade_kd.experiment.store import Store, content_key, source_digest
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
+from cascade_kd.serve import prove_availability
 from cascade_kd.stages import LogitStage, RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import scoped_seed, seed_at, stream
 from cascade_kd.train import (
@@ -121,12 +122,16 @@ def train_stage(
         machine=[shop.device.type, torch.get_num_threads(), torch.__version__, shop.config.deterministic],
     )
     model.to(shop.device)
+    built = as_stage(stage, model, features, shop.dataset)
+    prove_availability(built)  # before hours of training, not after them
     folder = shop.out / CHECKPOINTS / str(seed) / str(round_number) / stage.name
     if shop.store.restore(key, folder):
         shop.progress.say(f"{shop.progress.title(stage.name, {'seed': seed, 'round': round_number})}  from the cache")
     if is_finished(folder):
-        return Trained(as_stage(stage, model, features, shop.dataset), key, load_best(model, folder))
-    rows_M = newer_rows(shop.dataset, _origin(shop)) if grown is not None else shop.dataset.rows("train")
+        return Trained(built, key, load_best(model, folder))
+    rows_M = None if shop.dataset.stream is not None else shop.dataset.rows("train")
+    if grown is not None:
+        rows_M = newer_rows(shop.dataset, _origin(shop))
     task = Task(
         stage.name,
         model,
@@ -144,11 +149,13 @@ def train_stage(
     about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
     curve = fit(task, folder, shop.progress, about=about | {"embedding_tables": embedding_tables(model)})
     shop.store.keep(key, folder)
-    return Trained(as_stage(stage, model, features, shop.dataset), key, curve)
+    return Trained(built, key, curve)
 
 
-def as_stage(stage: StageConfig, model: Model, features: tuple[Feature, ...], dataset: Dataset) -> Stage:
-    """A trained model as a stage of its level."""
+def as_stage(
+    stage: StageConfig, model: Model, features: tuple[Feature, ...], dataset: Dataset
+) -> RetrievalStage | ScoringStage:
+    """A model as a stage of its level."""
     if stage.level == "recall":
         assert isinstance(model, TowerModel), "config lets only tower models serve recall"
         keep = min(stage.keep, dataset.num_items)
@@ -181,7 +188,8 @@ def _stage_content(stage: StageConfig) -> dict[str, Any]:
 def _term(shop: Workshop, config: LogitDistillConfig, teacher: Trained, task: Task, lists_key: str) -> Term:
     assert isinstance(teacher.stage, LogitStage), "config refuses a teacher without the signals a distiller needs"
     samples = [source.model_dump() for source in task.train.samples]
-    rows = [task.train.label, len(task.rows_M), int(task.rows_M.sum()), samples, task.seed, lists_key]
+    taken = [] if task.rows_M is None else [len(task.rows_M), int(task.rows_M.sum())]
+    rows = [task.train.label, taken, samples, task.seed, lists_key]
     key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=rows)
     scores_M = teacher_logits(teacher.stage, make_sampler(task), shop.store.column(key))
     return Term(

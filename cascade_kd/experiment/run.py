@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import ExperimentConfig, config_sha256, resolved_toml
+from cascade_kd.config.tables import stage_type
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
@@ -30,6 +31,7 @@ from cascade_kd.experiment.store import Store
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.retrieval import IndexConfig, make_retriever
 from cascade_kd.train import ProgressLog
+from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
 
 Tree = dict[str, Any]
@@ -71,6 +73,10 @@ def run(
         prepared = prepare(config.definition, base=config.dataset_file.parent, progress=bars)
     dataset = load(prepared).to(chosen)
     check_data(folder, dataset.sha256)
+    for stage in config.stages:
+        if stage.train is not None:
+            tower = stage_type(stage.type).is_tower
+            check_rows(stage.name, dataset, None, stage.train, tower=tower)
     save_origin(dataset, folder / ORIGIN)
     trim_events(folder / EVENTS, _reached(folder))
     progress.events = folder / EVENTS

@@ -27,9 +27,10 @@ def sampled_softmax(score_BN: Tensor, target_B: Tensor, *, log_q_N: Tensor | Non
     """Softmax cross entropy of each row's target column among sampled columns, corrected for their sampling, [B].
 
     ``-log softmax(score - log_q)[target]`` over the columns of ``where_BN``. ``target_B`` are column numbers (for
-    in-batch negatives ``arange(B)``), ``log_q_N`` the log-probability that a column's item is drawn into the batch,
-    None where all are equally likely. Accidental hits, that is other columns with the target's item, are the caller's
-    to mask. A row whose own target is masked holds no example: value and gradient 0.
+    in-batch negatives ``arange(B)``), ``log_q_N`` the log-probability that a column's item is drawn into the batch
+    ([B, N] where rows have columns of their own), None where all are equally likely. Accidental hits, that is other
+    columns with the target's item, are the caller's to mask. A row whose own target is masked holds no example: value
+    and gradient 0.
 
     Source: Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019,
     section 3 (the correction applies to the target as well). Differs: ``log_q`` is given, not estimated online.

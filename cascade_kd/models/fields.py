@@ -1,7 +1,8 @@
 """Features to field embeddings: one fused table a stage (floor 3). N rows, F fields, T tags or history, D embedding.
 
 A categorical feature takes its code's row; tags and histories the mean of their rows, padding left out; a number x
-the line x*w + b. Features that index one vocabulary (an item and the user's history of items) share its rows.
+the line x*w + b, a precomputed vector x the projection W x + b. Features that index one vocabulary (an item and the
+user's history of items) share its rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class FieldEmbedding(nn.Module):
         self.offsets: dict[str, int] = {}  # vocabulary -> its first row in the table
         rows = 0
         for feature in features:
-            if not feature.is_number and feature.vocabulary not in self.offsets:
+            if feature.size and feature.vocabulary not in self.offsets:
                 self.offsets[feature.vocabulary] = rows
                 rows += feature.size
         self.table = nn.Embedding(max(rows, 1), dim)
@@ -52,7 +53,9 @@ class Side(nn.Module):
         self.codes = [f for f in features if f.kind == "categorical"]
         self.pooled = [f for f in features if f.kind in ("tags", "history")]
         self.numbers = [f for f in features if f.is_number]
-        self.names = tuple(f.name for f in (*self.codes, *self.pooled, *self.numbers))  # the order of the fields
+        self.vectors = [f for f in features if f.kind == "vector"]
+        groups = (*self.codes, *self.pooled, *self.numbers, *self.vectors)
+        self.names = tuple(f.name for f in groups)  # the order of the fields
         self.pooled_offsets = [offsets[f.vocabulary] for f in self.pooled]
         self.code_offset_F: Tensor
         self.register_buffer(
@@ -61,6 +64,11 @@ class Side(nn.Module):
         if self.numbers:
             self.weight_FD = nn.Parameter(torch.randn(len(self.numbers), dim) * EMBEDDING_STD)
             self.bias_FD = nn.Parameter(torch.zeros(len(self.numbers), dim))
+        self.projections = nn.ModuleList(nn.Linear(f.length, dim) for f in self.vectors)
+        for projection in self.projections:
+            assert isinstance(projection, nn.Linear)
+            nn.init.normal_(projection.weight, std=EMBEDDING_STD)
+            nn.init.zeros_(projection.bias)
 
     def forward(self, columns: Mapping[str, Tensor], table_VD: Tensor) -> Tensor:
         """[N, F, D], fields in the order of ``names``."""
@@ -76,4 +84,6 @@ class Side(nn.Module):
         if self.numbers:
             numbers_NF = torch.stack([columns[f.name] for f in self.numbers], dim=1)
             groups.append(numbers_NF.unsqueeze(2) * self.weight_FD + self.bias_FD)
+        for feature, projection in zip(self.vectors, self.projections, strict=True):
+            groups.append(projection(columns[feature.name]).unsqueeze(1))
         return torch.cat(groups, dim=1)

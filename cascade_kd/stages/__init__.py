@@ -1,7 +1,7 @@
 """Stages: what a cascade is made of (floor 4). A stage takes requests and candidates and returns candidates."""
 
-from cascade_kd.stages.interface import LogitStage, Stage
+from cascade_kd.stages.interface import LogitStage, Stage, require_online
 from cascade_kd.stages.retrieval import RetrievalStage
 from cascade_kd.stages.scoring import ScoringStage, event_logits
 
-__all__ = ["LogitStage", "RetrievalStage", "ScoringStage", "Stage", "event_logits"]
+__all__ = ["LogitStage", "RetrievalStage", "ScoringStage", "Stage", "event_logits", "require_online"]

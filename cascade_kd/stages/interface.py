@@ -1,12 +1,26 @@
-"""The interface of a stage, for type checking; a plug-in need not subclass it (floor 4)."""
+"""The interface of a stage, for type checking (a plug-in need not subclass it), and its one rule (floor 4)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from cascade_kd.types import Candidates, Level, Requests
+from cascade_kd.errors import UserError
+from cascade_kd.types import Candidates, Feature, Level, Requests
+
+
+def require_online(stage: str, level: Level, features: Iterable[Feature]) -> None:
+    """Refuse features that are online later than a stage's level. Raises ``UserError`` that names them all."""
+    late = [
+        f"'{feature.name}' (available at {feature.available})" for feature in features if not feature.online_at(level)
+    ]
+    if late:
+        raise UserError(
+            f"stage '{stage}' is of level '{level}', where these features are not online: {', '.join(late)}; they are "
+            "privileged: leave them to a teacher, or give the stage a later level"
+        )
 
 
 @runtime_checkable

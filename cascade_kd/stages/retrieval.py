@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cascade_kd.data import Dataset
 from cascade_kd.models import TowerModel
 from cascade_kd.retrieval import IndexConfig, Retriever, make_retriever, search_excluding
+from cascade_kd.stages.interface import require_online
 from cascade_kd.stages.scoring import order_by_logits, score_rows
 from cascade_kd.types import Candidates, Feature, Level, Part, Requests
 
@@ -41,6 +42,9 @@ class RetrievalStage:
     mask_seen: bool = True
     signals: frozenset[str] = frozenset({"ranking", "logits", "hidden", "embedding"})
     _indices: dict[Part, Retriever] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_online(self.name, self.level, self.features)
 
     def order(self, requests: Requests, candidates: Candidates | None = None) -> Candidates:
         """The best ``keep`` items of the catalogue by inner product; given candidates, those under its logits.

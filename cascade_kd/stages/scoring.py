@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import Model
-from cascade_kd.stages.interface import LogitStage
+from cascade_kd.stages.interface import LogitStage, require_online
 from cascade_kd.types import Candidates, Feature, Level, Part, Requests
 
 ROWS_PER_CALL = 1 << 16  # rows scored at once: bounds memory at about 100 MB for 20 fields of width 16
@@ -38,6 +38,9 @@ class ScoringStage:
     dataset: Dataset
     upstream_weight: float = 0.0
     signals: frozenset[str] = frozenset({"ranking", "logits", "hidden"})
+
+    def __post_init__(self) -> None:
+        require_online(self.name, self.level, self.features)
 
     def order(self, requests: Requests, candidates: Candidates | None) -> Candidates:
         """The received candidates under the model's logits; a later stage must receive some."""

@@ -12,9 +12,10 @@ from cascade_kd.lazy import lazy
 if TYPE_CHECKING:
     from cascade_kd.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from cascade_kd.train.lists import upstream_lists
-    from cascade_kd.train.loop import Task, Term, fit, is_finished, load_best, make_sampler
+    from cascade_kd.train.loop import fit, is_finished, load_best
     from cascade_kd.train.progress import ProgressLog
     from cascade_kd.train.settings import SampleSource, TrainConfig
+    from cascade_kd.train.task import Task, Term, make_sampler
     from cascade_kd.train.teacher import teacher_logits
 else:
     __getattr__ = lazy(
@@ -23,14 +24,14 @@ else:
             "Checkpoint": "checkpoint",
             "ProgressLog": "progress",
             "SampleSource": "settings",
-            "Task": "loop",
-            "Term": "loop",
+            "Task": "task",
+            "Term": "task",
             "TrainConfig": "settings",
             "fit": "loop",
             "is_finished": "loop",
             "load_best": "loop",
             "load_checkpoint": "checkpoint",
-            "make_sampler": "loop",
+            "make_sampler": "task",
             "save_checkpoint": "checkpoint",
             "teacher_logits": "teacher",
             "upstream_lists": "lists",

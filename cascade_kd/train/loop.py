@@ -1,4 +1,4 @@
-"""One training loop in plain torch for every model (floor 6). R rows of a batch, M training rows, S slots of a row."""
+"""One training loop in plain torch for every model (floor 6)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.data import Dataset
 from cascade_kd.interrupt import DeferredInterrupt, Interrupted
-from cascade_kd.models import Model, TowerModel
-from cascade_kd.retrieval import IndexConfig
+from cascade_kd.models import TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, stream
 from cascade_kd.train.checkpoint import (
     Checkpoint,
@@ -25,53 +23,13 @@ from cascade_kd.train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from cascade_kd.train.columns import StatisticColumns
+from cascade_kd.train.checks import check_rows
 from cascade_kd.train.monitor import make_monitor
-from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss, weighted_mean
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.settings import TrainConfig
-from cascade_kd.types import Candidates, Feature
-
-LossParts = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One distillation term of a student's loss.
-
-    ``teacher_MS`` are the teacher's cached logits of all the student's training rows and their negatives, in the
-    sampler's order. ``weight`` is a function of (step, total steps); where it is 0 the term is not computed, so
-    nothing of it can leak into the step.
-    """
-
-    name: str
-    loss: Callable[[Tensor, Tensor], Tensor]
-    weight: Callable[[int, int], float]
-    teacher_MS: Tensor
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that ``fit`` needs to train one stage."""
-
-    stage: str
-    model: Model
-    features: tuple[Feature, ...]
-    dataset: Dataset
-    train: TrainConfig
-    rows_M: Tensor
-    seed: int  # of this stage's streams
-    lists: Candidates | None = None
-    label_weight: float | Literal["rest"] = 1.0
-    terms: tuple[Term, ...] = ()
-    index: IndexConfig = field(default_factory=IndexConfig)
-    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # state to continue from
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the features the model reads."""
-        return [feature.name for feature in self.features]
+from cascade_kd.train.stream import StreamSampler
+from cascade_kd.train.task import LossParts, Task, make_loss, make_sampler
 
 
 @dataclass
@@ -93,10 +51,11 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     ``folder`` receives ``last`` (every epoch and on an interrupt, with optimiser state) and ``best``; if it holds a
     ``last`` of this task, training goes on from there and ends in the weights of an uninterrupted run. ``about`` goes
     into both files (seed, round, key). Early stopping: ``patience`` epochs without a better monitor.
-    Raises Interrupted after saving when SIGINT or SIGTERM arrived.
+    Raises DataError where there is nothing to learn from, and Interrupted after saving on SIGINT and SIGTERM.
     """
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
+    check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
     optimizer = torch.optim.Adam(
         model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
     )
@@ -151,52 +110,11 @@ def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
     return curve
 
 
-def make_sampler(task: Task) -> Sampler:
-    """The batches of a task: positives only for the softmax, impressions and sampled negatives otherwise."""
-    rows_M = task.rows_M
-    softmax = task.train.loss == "sampled-softmax"
-    if softmax:
-        rows_M = rows_M[task.dataset.events.labels[task.train.label][rows_M] > 0]
-    return Sampler(
-        task.dataset,
-        rows_M,
-        task.train.label,
-        batch_size=task.train.batch_size,
-        seed=task.seed,
-        sources=() if softmax else task.train.samples,
-        lists=task.lists,
-    )
-
-
-def make_loss(task: Task, sampler: Sampler) -> Callable[[Batch, int, int], LossParts]:
-    """(batch, step, total steps) -> the weighted terms of the loss by name; their sum is minimised."""
-    model, dataset, names, train = task.model, task.dataset, task.names, task.train
-    if train.loss == "sampled-softmax":
-        assert isinstance(model, TowerModel), "config lets only tower models train with a sampled softmax"
-        tower, log_q_I1 = model, log_popularity(dataset, sampler.rows_M)
-        return lambda batch, step, total: {"label": in_batch_softmax_loss(tower, dataset, names, batch, log_q_I1)}
-
-    statistics = StatisticColumns(sampler, task.features)
-
-    def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
-        label_loss, logits_R = pointwise_loss(model, dataset, names, batch, statistics.of(batch))
-        weights = {term.name: term.weight(step, total_steps) for term in task.terms}
-        label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
-        parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
-        for term in task.terms:
-            if weights[term.name]:
-                loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])
-                parts[term.name] = weights[term.name] * weighted_mean(loss_R, batch.weight_R)
-        return parts
-
-    return loss_parts
-
-
 def train_epoch(
     task: Task,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    sampler: Sampler,
+    sampler: Sampler | StreamSampler,
     loss_parts: Callable[[Batch, int, int], LossParts],
     state: State,
     last_step: int,

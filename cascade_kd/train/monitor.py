@@ -27,7 +27,7 @@ def make_monitor(
         assert isinstance(model, TowerModel), "recall@K is monitored on tower models only; config checks this"
         return _recall_monitor(int(match[1]), model, dataset, features, label, index), True
     rows_M = dataset.rows("valid")
-    stage = ScoringStage("monitor", "rank", 1, tuple(features), model, dataset)
+    stage = ScoringStage("monitor", "never", 1, tuple(features), model, dataset)
     label_M = dataset.events.labels[label][rows_M]
 
     def measure() -> float:

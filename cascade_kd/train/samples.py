@@ -6,19 +6,21 @@ S slots of a training row (0 the impression, then its negatives), P positives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
 from cascade_kd.data import Dataset
-from cascade_kd.streams import generator_at, hashed, stream
+from cascade_kd.streams import generator_at, stream
+from cascade_kd.train.negatives import Negatives, make_negatives
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Requests
 
 POSITIVES_PER_CALL = 1 << 16
+KEPT = ("uniform", "popularity", "upstream")  # sources whose draws are the same in every epoch
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Batch:
     """Rows 0..B-1 are impressions (row b belongs to request b); the rest are sampled negatives of the same requests.
 
     ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
-    is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source.
+    is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source,
+    ``log_q_R`` the log of the probability with which its source draws its item, 0 for an impression. ``logged`` are
+    columns [B] of the impressions that a stream brings along, so that they need no look-up.
     """
 
     requests: Requests
@@ -37,15 +41,17 @@ class Batch:
     sample_R: Tensor
     slot_R: Tensor
     weight_R: Tensor
+    log_q_R: Tensor
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @final
 class Sampler:
     """Shuffles the training rows anew each epoch and adds sampled negatives to the positives.
 
-    ``rows_M`` are event row numbers. A positive's negatives are drawn once, by hashing its event and the slot: they
-    are the same in every epoch, so that a teacher's scores of them can be kept. A draw that the user has in training
-    is left out. The same step gives the same batch whatever ran before.
+    ``rows_M`` are event row numbers. The negatives of a positive are drawn once and are the same in every epoch, see
+    :mod:`cascade_kd.train.negatives`; of the sources, ``hard`` and ``in-batch`` are the loss's own business. The same
+    step gives the same batch whatever ran before.
     """
 
     def __init__(
@@ -63,14 +69,10 @@ class Sampler:
         self.rows_M = rows_M
         self.label_N = dataset.events.labels[label]
         self.batch_size = batch_size
-        self.sources = [source for source in sources if source.source != "impressions"]
-        shown = [source.weight for source in sources if source.source == "impressions"] or [1.0]
-        weights = shown + [source.weight for source in self.sources for _ in range(source.per_positive)]
-        self.num_slots = len(weights)
-        self.weight_S = torch.tensor(weights, device=rows_M.device)
-        self.lists = lists
+        self.negatives = kept_negatives(dataset, sources, lists, seed)
+        self.weight_S = slot_weights(sources).to(rows_M.device)
+        self.num_slots = len(self.weight_S)
         self._order_seed = stream(seed, "order")
-        self._negative_seed = stream(seed, "negatives")
         self._order: tuple[int, Tensor] = (-1, rows_M)
         self.item_MS = self._draw()
 
@@ -91,20 +93,30 @@ class Sampler:
 
     def rows(self, sample_B: Tensor) -> Batch:
         """The training rows numbered ``sample_B`` with their negatives."""
-        event_B = self.rows_M[sample_B]
-        item_SB = self.item_MS[sample_B].T
-        slot_R, row_R = item_SB.nonzero(as_tuple=True)  # slot 0, the impressions, comes first
-        sampled_R = slot_R > 0
-        return Batch(
+        event_B = self.rows_M.index_select(0, sample_B)
+        return make_batch(
             self.dataset.requests_of(event_B, part="train"),
-            item_SB[slot_R, row_R],
-            row_R,
-            self.label_N[event_B][row_R].masked_fill(sampled_R, 0.0),
-            event_B[row_R].masked_fill(sampled_R, -1),
-            sample_B[row_R],
-            slot_R,
-            self.weight_S[slot_R],
+            self.item_MS.index_select(0, sample_B),
+            label_B=self.label_N.index_select(0, event_B),
+            event_B=event_B,
+            sample_B=sample_B,
+            weight_S=self.weight_S,
+            negatives=self.negatives,
         )
+
+    @property
+    def num_rows(self) -> int:
+        """M."""
+        return len(self.rows_M)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.rows_M.device
+
+    def item_counts(self) -> Tensor:
+        """[I + 1] training rows of every item."""
+        return torch.bincount(self.item_MS[:, 0], minlength=self.dataset.num_items + 1)
 
     def _draw(self) -> Tensor:
         """[M, S] the item of every row and slot, 0 where there is none."""
@@ -112,26 +124,62 @@ class Sampler:
         item_MS = torch.zeros(len(self.rows_M), self.num_slots, dtype=torch.int64, device=self.rows_M.device)
         item_MS[:, 0] = events.item_N[self.rows_M]
         positive_P = self.label_N[self.rows_M].nonzero().squeeze(1)
-        for part_P in positive_P.split(POSITIVES_PER_CALL) if self.sources else ():
+        for part_P in positive_P.split(POSITIVES_PER_CALL) if self.num_slots > 1 else ():
             event_P = self.rows_M[part_P]
-            item_MS[part_P, 1:] = self._negatives(events.user_N[event_P], event_P)
+            item_MS[part_P, 1:] = self.negatives.draw(events.user_N[event_P], event_P)
         return item_MS
 
-    def _negatives(self, user_P: Tensor, event_P: Tensor) -> Tensor:
-        """[P, S - 1] the sampled negatives of positives, 0 where the draw is left out."""
-        slot_S = torch.arange(1, self.num_slots, device=event_P.device)
-        draw_PS = hashed(self._negative_seed, event_P.unsqueeze(1) * self.num_slots + slot_S)
-        user_P1 = user_P.unsqueeze(1)
-        items: list[Tensor] = []
-        start = 0
-        for source in self.sources:
-            draw = draw_PS[:, start : start + source.per_positive]
-            start += source.per_positive
-            if source.source == "uniform":
-                items.append(draw % self.dataset.num_items + 1)
-            else:
-                assert self.lists is not None, "config gives such a stage its lists"
-                length_P1 = self.lists.valid_BK.sum(1)[user_P1].clamp(min=1)
-                items.append(self.lists.item_BK[user_P1, draw % length_P1])
-        item_PS = torch.cat(items, dim=1)
-        return item_PS.masked_fill(self.dataset.is_seen(user_P, item_PS, part="valid"), 0)
+
+def make_batch(
+    requests: Requests,
+    item_BS: Tensor,
+    *,
+    label_B: Tensor,
+    event_B: Tensor,
+    sample_B: Tensor,
+    weight_S: Tensor,
+    negatives: Negatives,
+    logged: Mapping[str, Tensor] | None = None,
+) -> Batch:
+    """The rows of B logged events, each with the items of its slots (0: none); ``logged`` columns come with them."""
+    item_SB = item_BS.T
+    slot_R, row_R = item_SB.nonzero(as_tuple=True)  # slot 0, the impressions, comes first
+    item_R = item_SB[slot_R, row_R]
+    sampled_R = slot_R > 0
+    return Batch(
+        requests,
+        item_R,
+        row_R,
+        label_B.index_select(0, row_R).masked_fill(sampled_R, 0.0),
+        event_B.index_select(0, row_R).masked_fill(sampled_R, -1),
+        sample_B.index_select(0, row_R),
+        slot_R,
+        weight_S.index_select(0, slot_R),
+        negatives.log_q(requests.user_B.index_select(0, row_R), item_R, slot_R),
+        logged or {},
+    )
+
+
+def slot_weights(sources: Sequence[SampleSource]) -> Tensor:
+    """[S] the weight of every slot: of the logged event, then of each negative that a sampler keeps."""
+    shown = [source.weight for source in sources if source.source == "impressions"] or [1.0]
+    drawn = [source.weight for source in sources if source.source in KEPT for _ in range(source.per_positive)]
+    return torch.tensor(shown + drawn)
+
+
+def kept_negatives(dataset: Dataset, sources: Sequence[SampleSource], lists: Candidates | None, seed: int) -> Negatives:
+    """What the sources draw that draw the same in every epoch."""
+    return make_negatives(
+        [source for source in sources if source.source in KEPT],
+        stream(seed, "negatives"),
+        num_items=dataset.num_items,
+        is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
+        counts_I1=lambda: training_counts(dataset),
+        lists=lists,
+    )
+
+
+def training_counts(dataset: Dataset) -> Tensor:
+    """[I + 1] the training events of every item, whatever their labels."""
+    item_M = dataset.events.item_N[dataset.rows("train")]
+    return torch.bincount(item_M, minlength=dataset.num_items + 1)

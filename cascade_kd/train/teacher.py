@@ -12,9 +12,10 @@ from torch import Tensor
 from cascade_kd.stages import LogitStage
 from cascade_kd.stages.scoring import ROWS_PER_CALL
 from cascade_kd.train.samples import Sampler
+from cascade_kd.train.stream import StreamSampler
 
 
-def teacher_logits(stage: LogitStage, sampler: Sampler, path: Path) -> Tensor:
+def teacher_logits(stage: LogitStage, sampler: Sampler | StreamSampler, path: Path) -> Tensor:
     """Logits [M, S] float32 of the teacher for a student's training rows, each as of its own moment.
 
     Slot 0 is the logged event, the others its sampled negatives, NaN where there is none. ``path`` (.npy) is read if
@@ -30,14 +31,14 @@ def teacher_logits(stage: LogitStage, sampler: Sampler, path: Path) -> Tensor:
         finally:
             temporary.unlink(missing_ok=True)
     # Copy-on-write mapping: pages stay shared and on disk, and torch gets memory that it may call writable.
-    return torch.from_numpy(np.load(path, mmap_mode="c")).to(sampler.rows_M.device)
+    return torch.from_numpy(np.load(path, mmap_mode="c")).to(sampler.device)
 
 
-def _write(stage: LogitStage, sampler: Sampler, path: Path) -> None:
-    shape = (len(sampler.rows_M), sampler.num_slots)
+def _write(stage: LogitStage, sampler: Sampler | StreamSampler, path: Path) -> None:
+    shape = (sampler.num_rows, sampler.num_slots)
     scores_MS = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     step = max(1, ROWS_PER_CALL // sampler.num_slots)
-    for sample_B in torch.arange(shape[0], device=sampler.rows_M.device).split(step):
+    for sample_B in torch.arange(shape[0], device=sampler.device).split(step):
         batch = sampler.rows(sample_B)
         logits_R = stage.logits(batch.requests, batch.item_R, batch.row_R, batch.event_R)
         block_BS = torch.full((len(sample_B), shape[1]), torch.nan, device=logits_R.device)

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from cascade_kd.config import load_dataset_definition
+from cascade_kd.data import prepare
+
 Tiny = Callable[..., Path]
 Command = Callable[..., Any]
 
@@ -25,7 +28,7 @@ def test_help_lists_what_has_landed(process: Command, command: Command) -> None:
         assert name in done.out
     for later in ("compare", "export", "recommend", "serve", "bench"):
         assert f" {later} " not in done.out
-    assert {"prepare", "describe"} <= set(command("data", "--help").out.split())
+    assert {"prepare", "describe", "audit"} <= set(command("data", "--help").out.split())
     assert command().code == 2, "no command"
 
 
@@ -41,6 +44,8 @@ def test_help_loads_nothing_heavy() -> None:
 def test_what_does_not_compute_loads_no_torch(tiny: Tiny, tmp_path: Path) -> None:
     csv = tmp_path / "log.csv"
     csv.write_text("user,item,rating,time\n" + "".join(f"u{n % 7},i{n % 5},{n % 3},{n}\n" for n in range(200)))
+    definition, file = load_dataset_definition(tmp_path / "tiny.toml")
+    prepare(definition, base=file.parent)  # computes statistics, so it may load torch; what it made is there then
     commands = [
         ["check", str(tiny())],
         ["run", "demo", "--dry-run"],
@@ -110,6 +115,8 @@ def test_exit_1_is_a_bug_of_ours_and_its_traceback_is_kept(process: Command, tin
         (["list", "stages", "demo"], "list stages takes no file"),
         (["list", "wrong"], "'stages', 'datasets', 'distillers', 'metrics', 'layers'"),
         (["data", "describe", "movielens-2m"], "movielens-2m"),
+        (["data", "audit", "movielens-2m"], "movielens-2m"),
+        (["data", "audit", "synthetic", "--limit", "0.3"], "greater than or equal to 0.5"),
         (["run", "demo", "--device", "tpu"], "tpu"),
         (["nonsense"], "nonsense"),
     ],
@@ -119,6 +126,39 @@ def test_wrong_use_is_exit_2_without_a_traceback(command: Command, arguments: li
     assert done.code == 2, (done.out, done.err)
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+LEAK = """
+[[feature]]
+name = "leak"
+kind = "numeric"
+side = "pair"
+expression = "AVG(click) OVER (PARTITION BY item)"
+available = "rank"
+"""
+
+
+def test_audit_exits_3_where_something_is_flagged_and_not_allowed(command: Command, tiny_dataset: Path) -> None:
+    clean = command("data", "audit", tiny_dataset)
+    assert (clean.code, clean.err) == (0, "")
+    assert "synthetic: each feature alone, label click" in clean.out
+    assert "flagged:" not in clean.out
+    text = tiny_dataset.read_text("utf-8")
+    tiny_dataset.write_text(text.replace("[split]", f"{LEAK}\n[split]"), "utf-8")
+    done = command("data", "audit", tiny_dataset)
+    assert (done.code, done.err) == (3, "")
+    assert "flagged: 'leak' (available at rank) is computed from the future" in done.out
+    assert "1 of 15 features are flagged" in done.out
+    (row,) = [line for line in done.out.splitlines() if line.startswith("leak ")]
+    assert row.endswith("*")
+    allowed = command("data", "audit", tiny_dataset, "--allow", "leak", "--label", "conversion")
+    assert allowed.code == 0
+    assert "allowed: 'leak'" in allowed.out
+    assert "label conversion" in allowed.out
+    for wrong, message in ((["--allow", "leek"], "did you mean 'leak'"), (["--label", "clik"], "did you mean 'click'")):
+        refused = command("data", "audit", tiny_dataset, *wrong)
+        assert refused.code == 2
+        assert message in refused.err
 
 
 def test_wrong_input_is_exit_2_of_the_process(process: Command) -> None:
@@ -188,7 +228,7 @@ def test_mistakes_of_the_data_set_file_are_said_by_its_lines(command: Command, t
     done = command("check", file)
     assert done.code == 2
     assert done.err.splitlines() == [
-        f"{dataset}: licence: required key is missing",
+        f"{dataset}: licence: required key is missing: whose data it is and what may be done with it",
         f"{dataset}:{at['licnce']}: licnce: unknown key; did you mean 'licence'?",
         f'{dataset}:{at["rows"]}: generator.rows: want a whole number, got "many"',
         "3 problems",

@@ -145,11 +145,11 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "got \"contxt\"; did you mean 'context'?",
     ),
     "the data-set file between keys": (
-        [("little.toml", 'aggregate = "mean"', 'aggregate = "count"')],
+        [("little.toml", 'aggregate = "mean"', 'aggregate = "count"\nsmoothing = 5.0')],
         "little.toml",
-        'value = "click"',
-        "feature.item_click_rate.value",
-        "aggregate 'count' takes no value",
+        "smoothing = 5.0",
+        "feature.item_click_rate.smoothing",
+        "smoothing belongs to aggregate 'mean'",
     ),
     # stages: one by one
     "unknown stage file": (
@@ -436,15 +436,6 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "samples",
         "train.samples.0.from",
         "the first stage has no stage before it",
-    ),
-    "samples of a softmax": (
-        [
-            ("stages/recall.toml", "[train]", "[train]\nsamples = [{ from = 'uniform', per_positive = 1 }]"),
-        ],
-        "stages/recall.toml",
-        "samples",
-        "train.samples.0.from",
-        "takes no 'uniform' samples",
     ),
     "a softmax without towers": (
         [("exp.toml", "#rank", "train.loss = 'sampled-softmax'")],

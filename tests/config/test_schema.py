@@ -71,3 +71,15 @@ def test_keys_are_described(checkers: dict[str, Any]) -> None:
     for definition in ("StageEntry", "TrainConfig", "SampleSource", "LogitDistillConfig", "EvaluateConfig"):
         for key, value in schema["$defs"][definition]["properties"].items():
             assert value.get("description"), (definition, key)
+    dataset = checkers["dataset"].schema
+    models = ("TableSource", "Roles", "FilterDefinition", "SplitDefinition", "ExpectDefinition", "FeatureDefinition")
+    for table in (dataset, *(dataset["$defs"][name] for name in models)):
+        for key, value in table["properties"].items():
+            assert value.get("description"), key
+
+
+def test_a_data_set_that_uses_another(checkers: dict[str, Any]) -> None:
+    short = {"name": "b", "use": "a", "roles": {"part": "p"}, "feature": [{"name": "f", "available": "rank"}]}
+    assert checkers["dataset"].is_valid(short)
+    assert not checkers["dataset"].is_valid(short | {"feature": [{"available": "rank"}]})
+    assert not checkers["dataset"].is_valid({key: value for key, value in short.items() if key != "use"})

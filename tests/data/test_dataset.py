@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cascade_kd.data.dataset import Dataset, load
+from cascade_kd.data.meta import SCHEMA
 from cascade_kd.errors import DataError, UserError
 from cascade_kd.types import ITEM_ID, PARTS, USER_ID, Feature, Requests
 
@@ -38,7 +39,7 @@ STATISTICS = [
     {"name": "user_genre_rate", "keys": ["user", "item.genres"], "value": "like", "aggregate": "mean", "smoothing": 1},
     {"name": "user_genre_count", "keys": ["user", "item.genres"], "value": None, "aggregate": "count"},
     {"name": "item_count", "keys": ["item"], "value": None, "aggregate": "count"},
-    {"name": "user_rate", "keys": ["user"], "value": "like", "aggregate": "mean", "smoothing": None},
+    {"name": "user_rate", "keys": ["user"], "value": "like", "aggregate": "mean"},
     {"name": "device_count", "keys": ["context.device"], "value": None, "aggregate": "count"},
     {"name": "device_item_count", "keys": ["context.device", "item"], "value": None, "aggregate": "count"},
 ]
@@ -58,7 +59,7 @@ def write_prepared(folder: Path, *, split: str = "per-user-time", has_requests: 
     """The files of the interface: three users (the third without events), three items, seven events."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": "tiny",
         "sha256": "0" * 64,
         "features": [asdict(feature) for feature in FEATURES],
@@ -69,7 +70,7 @@ def write_prepared(folder: Path, *, split: str = "per-user-time", has_requests: 
         "has_requests": has_requests,
         "split": split,
         "labels": ["like"],
-        "statistics": [{"smoothing": 10.0, "window": "all", "prior": PRIOR} | s for s in STATISTICS],
+        "statistics": [{"smoothing": 10.0, "window": None, "span": 0, "prior": PRIOR} | s for s in STATISTICS],
         "histories": [{"name": "liked", "length": 3, "events": "like"}],
         "numeric": {},
         "counts": {},
@@ -91,6 +92,7 @@ def write_prepared(folder: Path, *, split: str = "per-user-time", has_requests: 
         "feature:device": device,
         "feature:dwell": pl.Series(dwell, dtype=pl.Float32),
         "oracle": pl.Series([0.5] * len(LOG), dtype=pl.Float32),
+        "statistic:user_rate": pl.Series([PRIOR] * len(LOG), dtype=pl.Float32),
     }
     if has_requests:
         events["request"] = [0, 1, 1, 2, 3, 4, 5]
@@ -314,10 +316,20 @@ def test_seen_items_of_test_hold_those_of_validation(tiny):
     assert [dataset.seen(user_B, part=part)[1].tolist() for part in PARTS] == [[1, 3], [1, 3], [1, 2, 3]]
 
 
+def test_prepared_statistics_are_read_where_there_are_any(tiny, tmp_path):
+    assert {name: x.tolist() for name, x in tiny.events.statistics.items()} == {"user_rate": [PRIOR] * len(LOG)}
+    assert "user_rate" not in tiny.events.columns
+    folder = write_prepared(tmp_path / "without")
+    path = folder / "events.parquet"
+    pl.read_parquet(path).drop("statistic:user_rate").write_parquet(path)
+    assert load(folder).events.statistics == {}
+
+
 def test_to_moves_every_tensor(tiny):
     tiny.rows("train")
     moved = tiny.to("meta")
     tensors = [*moved.users.values(), *moved.items.values(), *moved.events.labels.values()]
+    tensors += [*moved.events.statistics.values()]
     tensors += [*moved.events.columns.values(), moved.events.oracle_N, moved.events.request_N, moved.item_codes()]
     tensors += [getattr(moved.events, name) for name in ("user_N", "item_N", "time_N", "part_N")]
     assert {x.device.type for x in tensors} == {"meta"}
@@ -331,5 +343,5 @@ def test_an_incomplete_directory_is_refused(tmp_path):
     folder = write_prepared(tmp_path / "old")
     meta = json.loads((folder / "meta.json").read_text(encoding="utf8"))
     (folder / "meta.json").write_text(json.dumps(meta | {"schema": 0}), encoding="utf8")
-    with pytest.raises(DataError, match="schema 0, this version reads 1"):
+    with pytest.raises(DataError, match=f"schema 0, this version reads {SCHEMA}"):
         load(folder)

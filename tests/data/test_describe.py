@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -53,14 +54,70 @@ def test_description(prepared: Path) -> None:
     assert told["label_rate"]["like"] == {"train": pytest.approx(8 / 17), "valid": 0.5, "test": 0.5}
     assert told["features"][-1] == {
         "name": "last", "kind": "history", "side": "user", "available": "prerank", "vocabulary": 4, "length": 7,
-        "missing": 0,
+        "missing": 0, "detail": "last 7",
     }  # fmt: skip
+    assert told["expected"] == {}
+    assert told["levels"] == {
+        "recall": {"online": ["user_id", "item_id"], "privileged": ["last"]},
+        "prerank": {"online": ["user_id", "item_id", "last"], "privileged": []},
+        "rank": {"online": ["user_id", "item_id", "last"], "privileged": []},
+    }
 
 
 def test_render(prepared: Path) -> None:
     text = shown(prepared)
     for words in ("small", "per-user-time", "train", "0.4706", "1970-01-11", "history", "prerank", "user_id"):
         assert words in text
+
+
+def test_what_look_ups_and_vectors_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_KD_CACHE", str(tmp_path / "cache"))
+    rows = [f"{user};{n % 4};{n % 2};{86_400 * n};x|y" for user in (1, 2) for n in range(9 + user)]
+    (tmp_path / "log.csv").write_text("\n".join(["u;i;liked;t;tag", *rows]) + "\n")
+    pl.DataFrame({"i": range(4), "v": [[0.0, 1.0, float(n)] for n in range(4)]}).write_parquet(
+        tmp_path / "items.parquet"
+    )
+    rate = {"kind": "statistic", "keys": ["user"], "side": "user", "available": "rank"}
+    definition = DatasetDefinition.model_validate(
+        {
+            "name": "small",
+            "licence": "",
+            "tables": {
+                "events": {"file": "log.csv", "separator": ";"},
+                "items": {"file": "items.parquet", "format": "parquet"},
+            },
+            "roles": {"user": "u", "item": "i", "time": "t"},
+            "labels": {"like": "liked = 1"},
+            "feature": [
+                {"name": "liked", "kind": "history", "side": "user", "available": "recall", "events": "like"},
+                {"name": "v", "kind": "vector", "side": "item", "available": "recall"},
+                {"name": "tag", "kind": "tags", "side": "item", "table": "events", "available": "prerank"},
+                rate | {"name": "rate", "value": "like", "aggregate": "mean"},
+                rate | {"name": "week", "window": "7d"},
+                rate | {"name": "odd", "window": "90m", "keys": ["user", "item.tag"], "side": "pair"},
+                {"name": "late", "kind": "numeric", "side": "pair", "column": "liked", "available": "never"},
+            ],
+            "expect": {"events": 21, "label_rate": {"like": 0.476}},
+        }
+    )
+    told = description(prepare(definition, base=tmp_path))
+    assert {f["name"]: f["detail"] for f in told["features"] if f["detail"]} == {
+        "liked": "last 50 of like",
+        "v": "width 3",
+        "tag": "at most 2",
+        "rate": "mean of like by user",
+        "week": "count by user within 1w",
+        "odd": "count by user x item.tag within 90m",
+    }
+    assert {level: (len(names["online"]), names["privileged"]) for level, names in told["levels"].items()} == {
+        "recall": (4, ["tag", "rate", "week", "odd", "late"]),
+        "prerank": (5, ["rate", "week", "odd", "late"]),
+        "rank": (8, ["late"]),
+    }
+    assert told["expected"] == {"events": 21, "label_rate": {"like": 0.476}}
+    text = shown(prepare(definition, base=tmp_path))
+    assert re.search(r"^events +21 +21 *$", text, re.MULTILINE)
+    assert re.search(r"^share of like +0\.4762 +0\.476 *$", text, re.MULTILINE)
 
 
 def test_not_a_prepared_directory(tmp_path: Path) -> None:

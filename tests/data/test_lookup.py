@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_kd.data.log_index import build_index
-from cascade_kd.data.lookup import Events, History, Lookup, Statistic
+from cascade_kd.data.lookup import Events, History, Lookup
 from cascade_kd.data.seen import seen_pairs
+from cascade_kd.data.statistic import Statistic
 from cascade_kd.errors import DataError
 
 OFFSET = 1_000
@@ -28,15 +29,31 @@ KEYS = [
     ("item.tags", "item.category"),
     ("user.hobbies", "item.tags"),
 ]
+AGGREGATES = [
+    ("count", None, 10.0),
+    ("count", "buy", 10.0),
+    ("sum", "like", 10.0),
+    ("mean", "like", 10.0),
+    ("mean", "buy", 0.0),
+    ("recency", None, 10.0),
+    ("recency", "like", 10.0),
+]
+WINDOWS = [None, 1, 4]
+SPAN = 17
 STATISTICS = [
-    Statistic(f"{'+'.join(keys)}:{aggregate}:{value}:{smoothing}", keys, aggregate, value, smoothing, 0.3)
+    Statistic(
+        f"{'+'.join(keys)}:{aggregate}:{value}:{smoothing}:{window}",
+        keys,
+        aggregate,
+        value,
+        smoothing,
+        prior=0.3,
+        window=window,
+        span=window or SPAN,
+    )
     for keys in KEYS
-    for aggregate, value, smoothing in [
-        ("count", None, 10.0),
-        ("sum", "like", 10.0),
-        ("mean", "like", 10.0),
-        ("mean", "buy", 0.0),
-    ]
+    for aggregate, value, smoothing in AGGREGATES
+    for window in WINDOWS
 ]
 HISTORIES = [History("all", 3, None), History("liked", 50, "like")]
 
@@ -46,12 +63,10 @@ def ints(low: int, high: int, *shape: int, generator: torch.Generator) -> torch.
     return torch.randint(low, high + 1, shape, generator=generator)
 
 
-def distinct_tags(rows: int, tags: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    """[rows + 1, width] distinct tags padded with 0 at the end; row 0 has none."""
-    table = torch.zeros(rows + 1, width, dtype=torch.int64)
-    for row in range(1, rows + 1):
-        count = int(ints(0, width, generator=generator))
-        table[row, :count] = torch.randperm(tags, generator=generator)[:count] + 1
+def some_tags(rows: int, tags: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """[rows + 1, width] tags, 0 (padding, unknown) anywhere among them, some twice; row 0 has none."""
+    table = ints(0, tags, rows + 1, width, generator=generator)
+    table[0] = 0
     return table
 
 
@@ -76,8 +91,8 @@ def make_lookup(seed: int, *, users: int, items: int, events: int, split: str, s
         sizes = dict.fromkeys(sizes, 1 << 20)
     return Lookup(
         events=log,
-        users={"segment": segment_U, "hobbies": distinct_tags(users, 3, 2, g)},
-        items={"category": category_I, "tags": distinct_tags(items, 4, 3, g)},
+        users={"segment": segment_U, "hobbies": some_tags(users, 3, 2, g)},
+        items={"category": category_I, "tags": some_tags(items, 4, 3, g)},
         sizes=sizes,
         split=split,
         time_offset=OFFSET,
@@ -113,21 +128,41 @@ def combinations(lookup: Lookup, keys: tuple[str, ...], user: int, item: int, de
     return groups
 
 
-def slow_statistic(lookup: Lookup, s: Statistic, user: int, item: int, time: int, device: int, part: str) -> float:
-    """The definition, event by event."""
-    wanted = combinations(lookup, s.keys, user, item, device)
+def matches(
+    lookup: Lookup, keys: tuple[str, ...], user: int, item: int, time: int, device: int, part: str
+) -> list[tuple[int, int, int]]:
+    """(event, its age in seconds, how often it counts) of every earlier event that shares the keys.
+
+    An event counts once for each pair of one of its combinations of codes and an equal one that is asked for.
+    """
+    wanted = combinations(lookup, keys, user, item, device)
     log = lookup.events
-    count, total = 0, 0.0
+    found = []
     for event in range(len(log.user_N)):
-        if int(log.time_N[event]) >= time or not may_read(lookup, event, part):
+        age = time - int(log.time_N[event])
+        if age <= 0 or not may_read(lookup, event, part):
             continue
         row = int(log.user_N[event]), int(log.item_N[event]), int(log.columns["device"][event])
-        hits = sum(group in wanted for group in combinations(lookup, s.keys, *row))
+        hits = sum(group == other for group in combinations(lookup, keys, *row) for other in wanted)
+        found += [(event, age, hits)] * (hits > 0)
+    return found
+
+
+def slow_number(lookup: Lookup, s: Statistic, events: list[tuple[int, int, int]]) -> float:
+    """The definition, event by event."""
+    count, total, ages = 0, 0, []
+    for event, age, hits in events:
+        if s.window is not None and age > s.window:
+            continue
+        true = s.value is None or float(lookup.events.labels[s.value][event]) > 0
         count += hits
-        total += hits * (float(log.labels[s.value][event]) if s.value else 0)
+        total += hits * true
+        ages += [age] * true
     if s.aggregate == "mean":
         return (total + s.smoothing * s.prior) / (count + s.smoothing) if count + s.smoothing else s.prior
-    return math.log1p(count if s.aggregate == "count" else total)
+    if s.aggregate == "recency":
+        return math.log1p(min(ages, default=s.span))
+    return math.log1p(total)
 
 
 def slow_history(lookup: Lookup, history: History, user: int, time: int, part: str) -> list[int]:
@@ -157,7 +192,7 @@ worlds = st.fixed_dictionaries(
 parts = st.sampled_from(["train", "valid", "test"])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(world=worlds, part=parts, one_request=st.booleans())
 def test_statistics_equal_the_double_loop(world, part, one_request):
     lookup = make_lookup(**world)
@@ -174,10 +209,11 @@ def test_statistics_equal_the_double_loop(world, part, one_request):
     )
     assert answers.keys() == {s.name for s in STATISTICS}
     queries = list(zip(user_R.tolist(), item_R.tolist(), time_R.tolist(), device_R.tolist(), strict=True))
+    found = {keys: [matches(lookup, keys, *query, part) for query in queries] for keys in KEYS}
     for s in STATISTICS:
-        wanted = torch.tensor([slow_statistic(lookup, s, u, i, t, d, part) for u, i, t, d in queries])
+        wanted = torch.tensor([slow_number(lookup, s, events) for events in found[s.keys]])
         assert answers[s.name].dtype == torch.float32
-        torch.testing.assert_close(answers[s.name], wanted, msg=lambda m, s=s: f"{s.name}: {m}")
+        torch.testing.assert_close(answers[s.name], wanted, rtol=1e-6, atol=0, msg=lambda m, s=s: f"{s.name}: {m}")
 
 
 @settings(deadline=None, max_examples=60)
@@ -217,13 +253,14 @@ def test_many_candidates_of_few_requests_equal_shuffled_rows():
     )
     for name, values in by_request.items():
         assert torch.equal(values[order_R], by_row[name]), name
-    assert by_request["user+item.tags:count:None:10.0"].unique().numel() > 3
+    for name in ("count:None:10.0:None", "count:None:10.0:4", "recency:like:10.0:None"):
+        assert by_request[f"user+item.tags:{name}"].unique().numel() > 2, "the rows differ"
 
 
 def test_statistics_of_the_same_keys_share_their_index():
     lookup = make_lookup(0, users=3, items=4, events=20, split="time")
     same = [s for s in STATISTICS if s.keys == ("user", "item.tags")]
-    same.append(Statistic("other order", ("item.tags", "user"), "count", None, 10.0, 0.3))
+    same.append(Statistic("other order", ("item.tags", "user"), "count", None, 10.0, prior=0.3))
     one = torch.ones(2, dtype=torch.int64)
     answers = lookup.statistics(same, user_R=one, item_R=one, time_R=one + OFFSET + 9, context={}, part="train")
     assert len(lookup._indices) == 1
@@ -243,6 +280,35 @@ def test_an_event_of_the_same_second_is_not_before():
     time_B = torch.tensor([OFFSET, OFFSET + 1, OFFSET + 2])
     answers = lookup.histories([History("h", 2, None)], torch.ones(3, dtype=torch.int64), time_B, "train")
     assert answers["h"].tolist() == [[0, 0], [1, 0], [2, 1]]
+
+
+def test_a_window_holds_its_first_second_and_not_the_last():
+    """Events at 0 (liked), 10 and 20: [t - 10, t)."""
+    log = Events(
+        user_N=torch.ones(3, dtype=torch.int64),
+        item_N=torch.tensor([1, 2, 3]),
+        time_N=OFFSET + torch.tensor([0, 10, 20]),
+        part_N=torch.zeros(3, dtype=torch.uint8),
+        labels={"like": torch.tensor([1.0, 0.0, 0.0])},
+        columns={},
+    )
+    lookup = Lookup(log, {}, {}, {"user": 2}, "per-user-time", OFFSET)
+    time_R = OFFSET + torch.tensor([0, 1, 10, 11, 20, 21, 31])
+    one_R = torch.ones(7, dtype=torch.int64)
+    wanted = [
+        Statistic("count", ("user",), "count", None, 0, prior=0, window=10, span=10),
+        Statistic("liked", ("user",), "count", "like", 0, prior=0, window=10, span=10),
+        Statistic("last", ("user",), "recency", None, 0, prior=0, window=10, span=10),
+        Statistic("last liked", ("user",), "recency", "like", 0, prior=0, span=20),
+    ]
+    found = lookup.statistics(wanted, user_R=one_R, item_R=one_R, time_R=time_R, context={}, part="train")
+    numbers = {name: x.expm1().round().int().tolist() for name, x in found.items()}
+    assert numbers == {
+        "count": [0, 1, 1, 1, 1, 1, 0],
+        "liked": [0, 1, 1, 0, 0, 0, 0],
+        "last": [10, 1, 10, 1, 10, 1, 10],
+        "last liked": [20, 1, 10, 11, 20, 21, 31],
+    }
 
 
 def test_too_many_combinations_are_refused():

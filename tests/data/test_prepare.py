@@ -284,6 +284,67 @@ def test_split_by_files(shop: Path) -> None:
         prepare(plain(tables=tables, split={"kind": "files"}), base=shop)
 
 
+def test_split_by_a_column(shop: Path) -> None:
+    part = "CASE WHEN at > 16 AND who = '9' THEN 'test' WHEN at > 105 THEN 'test' ELSE 'train' END"
+    tables = {"events": {"sql": f"SELECT *, {part} AS part FROM log"}}
+    split = {"kind": "files", "valid": 0.3}
+    roles = DEFINITION["roles"] | {"part": "part"}
+    keys = {"tables": tables, "sources": {"log": {"file": "log.csv"}}, "split": split, "roles": roles}
+    (shop / "log.csv").write_text(EVENTS.replace("10,pear,5,100", "x10,pear,5,100"))  # ids as text
+    meta, made = tables_of(prepare(plain(**keys), base=shop))
+    by_user = made["events"].group_by("user", maintain_order=True).agg("part", "time")
+    assert by_user["part"].to_list() == [[0] * 4 + [1] * 2 + [2], [0] * 5 + [1] * 2 + [2] * 3, [0]]
+    assert meta["split"] == "files"
+    at_random = plain(**keys | {"split": split | {"hold_out": "random"}})
+    _, drawn = tables_of(prepare(at_random, base=shop))
+    held = drawn["events"].filter(pl.col("part") == 1).select("user", "time").rows()
+    assert [user for user, _ in held] == [1, 1, 2, 2]
+    tables["events"]["sql"] = tables["events"]["sql"].replace("'test' ELSE", "'dev' ELSE")
+    with pytest.raises(DataError, match=r"column 'part', row \d+: a part is train, valid or test, got 'dev' \(1 rows"):
+        prepare(plain(**keys), base=shop)
+
+
+def test_random_validation_follows_from_the_pairs(shop: Path) -> None:
+    """Other users and the order of the rows change nothing: what is held out of a user stays."""
+    first, *rows = EVENTS.strip().split("\n")
+    rows = [f"{row},{'test' if row.split(',')[3] in ('19', '106') else 'train'}" for row in rows]
+    roles = {"user": "who", "item": "what", "part": "part"}
+    definition = plain(roles=roles, split={"kind": "files", "valid": 0.3}, labels={"any": "TRUE"})
+
+    def held(lines: list[str]) -> set[tuple[str | None, str | None]]:
+        (shop / "log.csv").write_text("\n".join([f"{first},part", *lines]) + "\n")
+        _, made = tables_of(prepare(definition, base=shop))
+        value = decoder(made)
+        valid = made["events"].filter(pl.col("part") == 1)
+        return {(value("user_id", row["user"]), value("item_id", row["item"])) for row in valid.to_dicts()}
+
+    assert held(rows) == held(rows[::-1])
+    assert held(rows) <= held([*rows, *(f"{user},apple,1,1,web,1,train" for user in (1, 2, 2, 2, 11))])
+
+
+def test_a_label_that_is_always_true_is_implicit_feedback(shop: Path) -> None:
+    meta, _ = tables_of(prepare(plain(labels={"seen": "TRUE"}), base=shop))
+    assert meta["counts"]["label_rate"]["seen"] == {"train": 1.0, "valid": 1.0, "test": 1.0}
+
+
+def test_expectations(shop: Path) -> None:
+    """11 of the 18 events are liked: 0.6111; every difference is named, and nothing is left."""
+    good = {"events": 18, "users": 2, "items": 3, "label_rate": {"like": 0.5}}
+    for rate in (0.6, 0.61, 0.611, 0.6111):
+        prepare(plain(expect=good | {"label_rate": {"like": rate}}), base=shop)
+    bad = {"events": 19, "users": 2, "items": 4, "label_rate": {"like": 0.612}}
+    made = sorted((cache_root() / "datasets").iterdir())
+    with pytest.raises(DataError) as caught:
+        prepare(plain(expect=bad), base=shop)
+    message = str(caught.value)
+    assert "events: got 18, expected 19; items: got 3, expected 4" in message
+    assert "label rate of like: got 0.61111, expected 0.612" in message
+    assert "users" not in message
+    assert sorted((cache_root() / "datasets").iterdir()) == made
+    with pytest.raises(DataError, match=r"got 0\.611, expected 0\.5;"):
+        prepare(plain(expect=good), base=shop)
+
+
 def labelled(expression: str) -> dict[str, Any]:
     """One label ``a``, no features."""
     return {"labels": {"a": expression}, "feature": []}
@@ -296,7 +357,7 @@ BAD: dict[str, tuple[dict[str, tuple[str, str]], dict[str, Any], list[str]]] = {
     "wrong label type": ({}, labelled("stars"), ["'events', column 'a', row 1", "neither 0 nor 1"]),
     "text label": ({}, labelled("device"), ["label a = 'device' gives text"]),
     "label compares text": ({}, labelled("device > 1"), ["label a = 'device > 1'", "device (text)"]),
-    "one class": ({}, labelled("stars >= 0"), ["label 'a' is 1 in all 14 training rows"]),
+    "no positive": ({}, labelled("stars > 5"), ["label 'a' is false in all 14 training rows", "[labels]"]),
     "no stars": ({"log.csv": ("pear,5,100", "pear,,100")}, {}, ["column 'like', row 1", "no value"]),
     "NaN stars": ({"log.csv": ("pear,5,100", "pear,NaN,100")}, {}, ["'events', column 'stars', row 1", "NaN"]),
     "NaN time": ({"log.csv": ("fig,1,90", "fig,1,NaN")}, {}, ["column 'at', row 2", "NaN"]),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cascade_kd.data.delimited import ROW
 from cascade_kd.data.readers import PART, read_table
-from cascade_kd.data.schema import TableSource
+from cascade_kd.data.source import TableSource
 from cascade_kd.errors import DataError
 
 WANTED = {"a": "[roles] user", "b": "[roles] item"}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from fractions import Fraction
 from math import floor
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cascade_kd.data.draws import mixed, text_hashes, times_before
 from cascade_kd.data.readers import PART
 from cascade_kd.data.schema import SplitDefinition
-from cascade_kd.data.split import assign_parts
+from cascade_kd.data.split import DRAW, assign_parts
 from cascade_kd.errors import DataError
 
 SHARES = st.sampled_from(["0.05", "0.1", "0.15", "0.2", "0.25", "0.3", "0.45"])
@@ -102,6 +104,75 @@ def test_requests_stay_whole(rows: list[tuple[int, int, int]], kind: str) -> Non
 def test_files_say_their_part() -> None:
     events = log([1, 1, 2, 2]).with_columns(pl.Series(PART, [0, 1, 2, 0], pl.UInt8))
     assert assign_parts(events, SplitDefinition(kind="files")).to_list() == [0, 1, 2, 0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=60),
+    valid=SHARES,
+    by_request=st.booleans(),
+    draw=st.none() | st.permutations(range(110)),
+)
+def test_validation_held_out_of_the_files(
+    rows: list[tuple[int, bool]], valid: str, by_request: bool, draw: list[int] | None
+) -> None:
+    """Of each user's training units the last, or those of the smallest draws; a user of too few keeps all."""
+    rows = sorted([*rows, *[(9, False)] * 40, (9, True), (9, True)], key=lambda row: row[0])  # 9 has enough
+    events = log([user for user, _ in rows])
+    events = events.with_columns(pl.Series(PART, [2 * is_test for _, is_test in rows], pl.UInt8))
+    unit = [(user, number // 2 if by_request else number) for number, (user, _) in enumerate(rows)]
+    if by_request:
+        events = events.with_columns(pl.Series("request", [100 * user + request for user, request in unit]))
+    if draw is not None:
+        events = events.with_columns(pl.Series(DRAW, draw[: len(rows)], pl.UInt64))
+    got = assign_parts(events, SplitDefinition(kind="files", valid=float(valid))).to_list()
+    train: dict[tuple[int, int], list[int]] = {}
+    for place, (_, is_test) in enumerate(rows):
+        if not is_test:
+            train.setdefault(unit[place], []).append(place)
+    for user in {user for user, _ in rows}:
+        units = [places for (owner, _), places in train.items() if owner == user]
+        if draw is not None:
+            units.sort(key=lambda places: -min(draw[place] for place in places))
+        count = half_up(len(units), valid)
+        held = {place for places in units[len(units) - count :] for place in places} if count < len(units) else set()
+        for place in range(len(rows)):
+            if rows[place][0] == user:
+                assert got[place] == (2 if rows[place][1] else int(place in held))
+
+
+def test_a_validation_part_of_the_files_stays() -> None:
+    events = log([1] * 40).with_columns(pl.Series(PART, [0] * 38 + [1, 2], pl.UInt8))
+    assert assign_parts(events, SplitDefinition(kind="files")).to_list() == [0] * 38 + [1, 2]
+
+
+@settings(deadline=None, max_examples=40)
+@given(values=st.lists(st.text(max_size=6), min_size=1, max_size=20))
+def test_hashes_are_fnv(values: list[str]) -> None:
+    for value, got in zip(values, text_hashes(pl.Series(values)).tolist(), strict=True):
+        want = 0xCBF29CE484222325
+        for byte in value.encode():
+            want = (want ^ byte) * 0x100000001B3 % 2**64
+        assert got == want
+
+
+def test_draws_follow_from_the_ids_alone() -> None:
+    """Whole numbers and the same as text, alone or among others, draw alike; repeats of a pair draw anew."""
+    numbers, text = text_hashes(pl.Series([7, 12, 7])), text_hashes(pl.Series(["é" * 40, "7", "12"]))
+    assert numbers.tolist() == [text[1], text[2], text[1]]
+    drawn = mixed(numbers, numbers, np.arange(3, dtype=np.uint64))
+    assert mixed(numbers[:1], numbers[:1], np.zeros(1, np.uint64))[0] == drawn[0]
+    user_N, item_N = np.divmod(np.arange(100_000, dtype=np.uint64), np.uint64(1000))
+    many = mixed(user_N, item_N, np.zeros(100_000, np.uint64))
+    assert len(np.unique(many)) == 100_000
+    assert abs((many < 2**63).mean() - 0.5) < 0.01
+    assert len(text_hashes(pl.Series([], dtype=pl.String))) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(keys=st.lists(st.integers(0, 4), max_size=30))
+def test_times_before(keys: list[int]) -> None:
+    assert times_before(np.array(keys, np.int64)).tolist() == [keys[:n].count(key) for n, key in enumerate(keys)]
 
 
 @pytest.mark.parametrize(

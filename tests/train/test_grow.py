@@ -301,3 +301,17 @@ def test_a_user_who_had_no_training_event_is_new(tmp_path: Path, old: Dataset) -
     rows = newer_rows(old, tmp_path / "origin")
     train = old.rows("train")
     assert torch.equal(rows, train[old.events.user_N[train] == user])
+
+
+def test_projections_of_vectors_come_along(tmp_path: Path, old: Dataset, new: Dataset) -> None:
+    """A precomputed vector has no vocabulary: its projection and moments move as they are, at the same width only."""
+    vector = Feature("v", "vector", "item", "recall", length=3)
+    before = ranker((*old.online("rank"), vector))
+    best = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    leave_run(tmp_path, before, old)
+    grown = grow_from(tmp_path, ranker((*new.online("rank"), vector), 2), new)
+    name = "fields.item.projections.0.weight"
+    assert torch.equal(grown.model[name], best[name])
+    assert grown.optimizer[name]["exp_avg"].abs().sum() > 0
+    with pytest.raises(RunError, match=r"'fields\.item\.projections\.0\.weight' was \(4, 3\) and is \(4, 5\) now"):
+        grow_from(tmp_path, ranker((*new.online("rank"), replace(vector, length=5)), 2), new)

@@ -20,9 +20,10 @@ from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.stages import ScoringStage
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import SampleSource, Task, Term, TrainConfig, make_sampler, teacher_logits
-from cascade_kd.train.loop import make_loss, sum_of
-from cascade_kd.train.objective import in_batch_softmax_loss, log_popularity, pointwise_loss
+from cascade_kd.train.loop import sum_of
+from cascade_kd.train.objective import log_popularity, pointwise_loss, softmax_loss
 from cascade_kd.train.samples import Batch
+from cascade_kd.train.task import make_loss
 from cascade_kd.types import Level
 
 UNIFORM = SampleSource(source="uniform", per_positive=3)
@@ -61,7 +62,7 @@ def make_task(
         label="click",
         loss=loss,  # type: ignore[arg-type]
         batch_size=batch_size,
-        samples=tuple(samples) if loss == "bce" else (IMPRESSIONS,),
+        samples=tuple(samples) if loss == "bce" else (SampleSource(source="in-batch"),),
     )
     seen = {*model.fields.user.names, *model.fields.item.names}  # type: ignore[union-attr]
     features = tuple(feature for feature in dataset.features if feature.name in seen)
@@ -119,8 +120,8 @@ def test_in_batch_softmax_equals_a_loop_over_pairs(dataset: Dataset) -> None:
         batch = sampler.batch(step)
         assert len(batch.item_R) == len(batch.requests)
         assert len(set(batch.item_R.tolist())) < len(batch.item_R)  # accidental hits are among the cases
-        log_q_I1 = log_popularity(dataset, sampler.rows_M)
-        got = in_batch_softmax_loss(model, dataset, names(task), batch, log_q_I1)
+        log_q_I1 = log_popularity(sampler.item_counts())
+        got = softmax_loss(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
         assert got.item() == pytest.approx(hand_softmax(model, task, batch), rel=1e-5)
         parts = make_loss(task, sampler)(batch, step, 100)
         assert parts.keys() == {"label"}
@@ -133,19 +134,16 @@ def test_a_batch_of_one_item_has_nothing_to_tell_apart(dataset: Dataset) -> None
     batch = make_sampler(task).batch(0)
     batch = replace(batch, item_R=torch.full_like(batch.item_R, 3))
     log_q_I1 = torch.zeros(dataset.num_items + 1)
-    loss = in_batch_softmax_loss(model, dataset, names(task), batch, log_q_I1)
+    loss = softmax_loss(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not bool(p.grad.any()) for p in model.parameters())
 
 
-def test_log_popularity_is_the_share_of_the_rows_and_one_row_where_there_is_none(dataset: Dataset) -> None:
-    rows = dataset.rows("train")[:30]
-    got = log_popularity(dataset, rows)
-    count = Counter(dataset.events.item_N[rows].tolist())
-    assert got.tolist() == pytest.approx([math.log(max(1, count[item]) / 30) for item in range(dataset.num_items + 1)])
-    assert len(count) < dataset.num_items
-    assert bool(log_popularity(dataset, rows[:0]).isfinite().all())
+def test_log_popularity_is_the_share_of_the_rows_and_one_row_where_there_is_none() -> None:
+    got = log_popularity(torch.tensor([0, 3, 0, 7]))
+    assert got.tolist() == pytest.approx([math.log(share) for share in (0.1, 0.3, 0.1, 0.7)])
+    assert bool(log_popularity(torch.zeros(4, dtype=torch.int64)).isfinite().all())
 
 
 # -- pointwise
@@ -164,7 +162,7 @@ def test_pointwise_loss_equals_scikit_learn_with_negatives_as_zeros(
     clicks = dataset.events.labels["click"]
     label = [int(clicks[event]) if event >= 0 else 0 for event in batch.event_R.tolist()]
     assert label.count(0) > 200 - sum(label)  # there are sampled rows beside the impressions
-    stage = ScoringStage("stage", "rank", 1, task.features, model, dataset)  # type: ignore[arg-type]
+    stage = ScoringStage("stage", "never", 1, task.features, model, dataset)  # type: ignore[arg-type]
     one_by_one = [
         float(stage.logits(batch.requests[r : r + 1], item, torch.tensor([0]), event))
         for r, item, event in zip(batch.row_R.tolist(), batch.item_R.split(1), batch.event_R.split(1), strict=True)

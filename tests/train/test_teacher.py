@@ -31,12 +31,15 @@ def stage(dataset: Dataset) -> ScoringStage:
 
 @pytest.fixture
 def sampler(dataset: Dataset) -> Sampler:
+    return sampler_of(dataset, dataset.rows("train")[::10])
+
+
+def sampler_of(dataset: Dataset, rows: Tensor) -> Sampler:
     """Two uniform and one upstream negative a positive; users of even code have no list."""
     item_UK = torch.arange(1, 11).repeat(dataset.num_users + 1, 1)
     valid_UK = (torch.arange(dataset.num_users + 1) % 2 == 1).unsqueeze(1).expand_as(item_UK)
     lists = Candidates.ranked(item_UK, torch.zeros(item_UK.shape), valid_UK)
     sources = [SampleSource(source="uniform", per_positive=2), SampleSource(source="upstream", per_positive=1)]
-    rows = dataset.rows("train")[::10]
     return Sampler(dataset, rows, "click", batch_size=50, seed=3, sources=sources, lists=lists)
 
 
@@ -156,7 +159,7 @@ def test_scores_are_read_as_of_the_moment_of_the_event(stage: ScoringStage, samp
     positives_M = sampler.rows_M[sampler.label_N[sampler.rows_M] > 0]
     time_M = stage.dataset.events.time_N[positives_M]
     middle = time_M.median()
-    early = replace_rows(sampler, positives_M[time_M == middle])
+    early = sampler_of(sampler.dataset, positives_M[time_M == middle])
     before = teacher_logits(stage, early, tmp_path / "before.npy")
     events = stage.dataset.events
     labels = {name: torch.where(events.time_N >= middle, 1 - y_N, y_N) for name, y_N in events.labels.items()}
@@ -168,9 +171,3 @@ def test_scores_are_read_as_of_the_moment_of_the_event(stage: ScoringStage, samp
     changed = replace(stage.dataset, events=replace(events, labels=labels))
     other = teacher_logits(replace(stage, dataset=changed), early, tmp_path / "other.npy")
     assert not bool((other == before).any())
-
-
-def replace_rows(sampler: Sampler, rows_M: Tensor) -> Sampler:
-    return Sampler(
-        sampler.dataset, rows_M, "click", batch_size=50, seed=3, sources=sampler.sources, lists=sampler.lists
-    )

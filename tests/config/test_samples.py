@@ -1,0 +1,156 @@
+"""Keys of ``samples`` by source, and what they ask of the loss, the data set and the distillers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cascade_kd.config import load_experiment, resolved_toml
+from cascade_kd.train.settings import SampleSource, TrainConfig
+
+PRERANK, RECALL = "stages/prerank.toml", "stages/recall.toml"
+SAMPLES = '[{ from = "impressions" }, { from = "upstream", per_positive = 4 }]'
+
+
+def samples(project: Any, text: str, *, stage: str = PRERANK) -> None:
+    """Give a stage these samples."""
+    if stage == PRERANK:
+        project.edit(PRERANK, SAMPLES, text)
+    else:
+        project.edit(RECALL, "[train]", f"[train]\nsamples = {text}")
+
+
+def the_problem(project: Any) -> tuple[str, str]:
+    problems = project.problems()
+    assert len(problems) == 1, "\n".join(map(str, problems))
+    assert problems[0].line > 0
+    return problems[0].key, problems[0].message
+
+
+WRONG = {
+    "popularity without a number": (
+        '{ from = "popularity" }',
+        "per_positive",
+        'from = "popularity" needs per_positive >= 1',
+    ),
+    "hard without a number": ('{ from = "hard", pool = 9 }', "per_positive", 'from = "hard" needs per_positive >= 1'),
+    "power of uniform": (
+        '{ from = "uniform", per_positive = 1, power = 0.5 }',
+        "power",
+        'from = "uniform" has no power, got 0.5',
+    ),
+    "power 0": ('{ from = "popularity", per_positive = 1, power = 0 }', "power", "want a number > 0, got 0"),
+    "pool of popularity": (
+        '{ from = "popularity", per_positive = 1, pool = 5 }',
+        "pool",
+        'from = "popularity" has no pool, got 5',
+    ),
+    "a small pool": (
+        '{ from = "hard", per_positive = 4, pool = 3 }',
+        "pool",
+        "must be >= per_positive, got 3; 80 is the default",
+    ),
+    "in-batch for bce": (
+        '{ from = "in-batch" }',
+        "from",
+        "loss 'bce' scores row by row and takes no 'in-batch' negatives",
+    ),
+}
+
+
+@pytest.mark.parametrize(("entry", "key", "words"), WRONG.values(), ids=WRONG)
+def test_keys_of_another_source_are_refused(project: Any, entry: str, key: str, words: str) -> None:
+    samples(project, f'[{{ from = "impressions" }}, {entry}]')
+    if entry.startswith('{ from = "hard"'):
+        project.edit("exp.toml", 'student = "prerank"', 'student = "rank"')
+        project.edit("exp.toml", 'teacher = "rank"', 'teacher = "prerank"')
+    at, message = the_problem(project)
+    assert at == f"train.samples.1.{key}"
+    assert words in message
+
+
+def test_defaults_by_loss_and_source() -> None:
+    assert TrainConfig(label="x").samples == (SampleSource(source="impressions"),)
+    assert TrainConfig(label="x", loss="sampled-softmax").samples == (SampleSource(source="in-batch"),)
+    assert SampleSource(source="popularity", per_positive=1).power == 1.0
+    assert SampleSource(source="hard", per_positive=3).pool == 60
+    plain = SampleSource(source="uniform", per_positive=3)
+    assert (plain.power, plain.pool) == (None, None)
+
+
+def test_all_sources_load_and_round_trip(project: Any) -> None:
+    samples(
+        project,
+        '[{ from = "impressions" }, { from = "popularity", per_positive = 2 }, { from = "hard", per_positive = 1 }, '
+        '{ from = "upstream", per_positive = 4 }, { from = "uniform", per_positive = 1 }]',
+    )
+    project.edit("exp.toml", 'student = "prerank"', 'student = "rank"')
+    project.edit("exp.toml", 'teacher = "rank"', 'teacher = "prerank"')
+    samples(project, '[{ from = "in-batch" }, { from = "popularity", per_positive = 9, power = 0.5 }]', stage=RECALL)
+    config = project.load()
+    (project.folder / "resolved.toml").write_text(resolved_toml(config), "utf-8")
+    again = load_experiment(project.folder / "resolved.toml")
+    assert again == config
+    found = [(s.source, s.per_positive, s.power, s.pool) for s in again.stage("prerank").train.samples]
+    assert found[1:3] == [("popularity", 2, 1.0, None), ("hard", 1, None, 20)]
+    assert again.stage("recall").train.samples[1].power == 0.5
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "words"),
+    [
+        ('{ from = "impressions" }', "from", "takes no 'impressions' samples; want 'in-batch', 'uniform'"),
+        ('{ from = "in-batch", per_positive = 3 }', "per_positive", "takes the batch's own items and no per_positive"),
+        ('{ from = "uniform", per_positive = 2, weight = 0.5 }', "weight", "have no weight, got 0.5; leave it out"),
+        ('{ from = "upstream", per_positive = 2 }', "from", "no stage before it to take samples from; want 'in-batch'"),
+    ],
+)
+def test_what_a_softmax_does_not_take(project: Any, entry: str, key: str, words: str) -> None:
+    samples(project, f"[{entry}]", stage=RECALL)
+    at, message = the_problem(project)
+    assert at == f"train.samples.0.{key}"
+    assert words in message
+
+
+def test_hard_negatives_have_no_kept_teacher_scores(project: Any) -> None:
+    samples(project, '[{ from = "impressions" }, { from = "hard", per_positive = 4 }]')
+    at, message = the_problem(project)
+    assert at == "distill.0.student"
+    assert "stage 'prerank' draws 'hard' negatives anew every step" in message
+    assert "leave the source out of its [train] samples" in message
+
+
+# -- labels that are always true
+
+ALL = "label 'click' of data set 'little' is true for every event, so "
+
+
+def implicit(project: Any, stage: str, more: str) -> None:
+    """Make the click of the data set true everywhere; only ``stage`` is left to go wrong."""
+    project.edit("little.toml", 'click = "click = 1"', 'click = " TRUE "')
+    project.edit("stages/rank.toml", '"click"', '"like"')
+    if stage == "rank":
+        project.edit("stages/prerank.toml", '"click"', '"like"')
+        project.edit("stages/rank.toml", 'label = "like"', f'label = "click"\n{more}')
+    else:
+        project.edit("stages/prerank.toml", 'label = "click"', f'label = "click"\n{more}')
+
+
+def test_an_implicit_set_needs_drawn_negatives_and_another_monitor(project: Any) -> None:
+    implicit(project, "rank", "")
+    problems = {problem.key: problem.message for problem in project.problems()}
+    assert set(problems) == {"train.samples", "train.monitor"}
+    assert problems["train.samples"].startswith(ALL + "there is no negative row to learn from; draw some: samples = [")
+    assert problems["train.monitor"] == ALL + 'auc is not defined; set monitor = "logloss"'  # dcnv2 has no towers
+
+
+def test_towers_watch_recall_instead(project: Any) -> None:
+    implicit(project, "prerank", "")
+    assert the_problem(project) == ("train.monitor", ALL + 'auc is not defined; set monitor = "recall@50"')
+
+
+def test_an_implicit_set_with_both_is_fine(project: Any) -> None:
+    implicit(project, "prerank", 'monitor = "recall@50"')
+    assert project.load().stage("prerank").train.monitor == "recall@50"
+    assert project.load().stage("recall").train.loss == "sampled-softmax"  # its negatives are in the batch
