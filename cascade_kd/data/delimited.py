@@ -176,7 +176,8 @@ def _parse(text: Text, wanted: Collection[str]) -> pl.DataFrame:
 def typed(text: pl.Series) -> pl.Series:
     """A text column as the narrowest of Int64, Float64, String that keeps every value."""
     present = text.drop_nulls()
-    if present.is_empty() or present.str.contains(PADDED).any():
+    padded = present.filter(present < "1").str.contains(PADDED)  # in the order of bytes, +, - and 0 come before 1
+    if present.is_empty() or padded.any():
         return text
     whole = text.cast(pl.Int64, strict=False)
     if whole.null_count() == text.null_count():

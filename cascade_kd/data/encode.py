@@ -71,9 +71,19 @@ def known_values(values: pl.Series, min_count: int = 1) -> pl.Series:
 
 def codes_of(values: pl.Series, vocabulary: pl.Series) -> pl.Series:
     """Int64 codes of raw values, 0 where the vocabulary (same type) lacks them."""
+    if values.dtype == pl.Int64 and len(vocabulary) and 0 <= vocabulary.min() <= vocabulary.max() < len(values):
+        return _codes_by_table(values, vocabulary)
     known = pl.DataFrame({"value": vocabulary}).with_row_index("code", offset=1)
     joined = pl.DataFrame({"value": values}).join(known, on="value", how="left", maintain_order="left")
     return joined["code"].cast(pl.Int64).fill_null(0).alias(values.name)
+
+
+def _codes_by_table(values: pl.Series, vocabulary: pl.Series) -> pl.Series:
+    """The same where a table of all numbers up to the largest of the vocabulary is short; V is that number + 2."""
+    code_V = np.zeros(int(vocabulary.max()) + 2, np.int64)  # type: ignore[arg-type]  # an integer
+    code_V[vocabulary.to_numpy()] = np.arange(1, len(vocabulary) + 1)
+    place_N = values.fill_null(-1).clip(-1, len(code_V) - 1).to_numpy()  # -1 is the last as well: none of them
+    return pl.Series(values.name, code_V[place_N])
 
 
 def with_unknown(column: pl.Series) -> pl.Series:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from cascade_kd.data.checks import (
+    TIME_BITS,
     as_ids,
     check_no_nan,
     check_positives,
@@ -38,10 +40,16 @@ class Log:
     """Events in the order of (user, time, request, row), and the raw ids behind codes 1, 2, ...."""
 
     events: pl.DataFrame  # user, item, time, request, part, label:NAME, oracle, position: as they are stored
-    raw: pl.DataFrame  # the wanted raw columns of the same rows
     user_ids: pl.Series
     item_ids: pl.Series
     dropped: dict[str, int]  # what the filter left out
+    table: pl.DataFrame  # the wanted raw columns
+    row: pl.Series  # where the events stand in it
+
+    @cached_property
+    def raw(self) -> pl.DataFrame:
+        """The wanted raw columns of the events."""
+        return self.table[self.row]
 
 
 def build_log(definition: DatasetDefinition, tables: Tables) -> Log:
@@ -59,8 +67,7 @@ def build_log(definition: DatasetDefinition, tables: Tables) -> Log:
     kept = kept.with_columns(codes_of(kept["user"], user_ids), codes_of(kept["item"], item_ids))
     if roles.request is not None:
         kept = kept.with_columns(dense_requests(kept))
-    order = ["user", "time", *(["request"] if roles.request is not None else []), ROW]
-    kept = kept.sort(order)
+    kept = in_time_order(kept)
     if PART in kept.columns and definition.hold_out == "random":
         kept = kept.with_columns(draws(kept, text_hashes(user_ids), text_hashes(item_ids)))
     kept = kept.with_columns(assign_parts(kept, definition.split)).drop(PART, DRAW, strict=False)
@@ -70,7 +77,7 @@ def build_log(definition: DatasetDefinition, tables: Tables) -> Log:
     counts = {"events": len(kept), "users": len(user_ids), "items": len(item_ids)}
     rates = {column.name.removeprefix("label:"): float(column.cast(pl.Float64).mean()) for column in labels}  # type: ignore[arg-type]
     check_expected(definition.expect, counts, rates)
-    return Log(kept.drop(ROW), raw[kept[ROW]], user_ids, item_ids, dropped)
+    return Log(kept.drop(ROW), user_ids, item_ids, dropped, raw, kept[ROW])
 
 
 def event_columns(definition: DatasetDefinition, raw: pl.DataFrame, *, first: int = 0) -> list[pl.Series]:
@@ -86,6 +93,16 @@ def event_columns(definition: DatasetDefinition, raw: pl.DataFrame, *, first: in
         values = evaluated(expression, raw, table="events", who=f"label {name}")
         columns.append(checked_label(values, raw, label=name, expression=expression).alias(f"label:{name}"))
     return columns
+
+
+def in_time_order(kept: pl.DataFrame) -> pl.DataFrame:
+    """Coded events, which come in the order of rows, in the order of (user, time, request, row).
+
+    User and time are packed into one key: it sorts in half the time of two.
+    """
+    assert kept["user"].max() < 1 << 63 - TIME_BITS  # type: ignore[operator]  # codes
+    key = pl.col("user") * (1 << TIME_BITS) + (pl.col("time") - pl.col("time").min())
+    return kept.sort(key, "request", ROW) if "request" in kept.columns else kept.sort(key, maintain_order=True)
 
 
 def draws(kept: pl.DataFrame, user_V: np.ndarray, item_V: np.ndarray) -> pl.Series:
@@ -152,7 +169,8 @@ def _filtered(events: pl.DataFrame, definition: DatasetDefinition) -> pl.DataFra
     """Events of users and items that have enough of them, until both bounds hold."""
     users, items = definition.filter.min_user_events, definition.filter.min_item_events
     while users > 1 or items > 1:
-        kept = events.filter(pl.len().over("user") >= users, pl.len().over("item") >= items)
+        bounds = {role: least for role, least in (("user", users), ("item", items)) if least > 1}
+        kept = events.filter(pl.len().over(role) >= least for role, least in bounds.items())
         if len(kept) == 0:
             raise DataError(
                 f"min_user_events = {users} and min_item_events = {items} leave no event; lower them under [filter]",
@@ -190,11 +208,11 @@ def known_items(
     definition: DatasetDefinition, ids: dict[tuple[str, str], pl.Series], kept: pl.DataFrame
 ) -> tuple[pl.Series, int]:
     """The sorted catalogue: items of events and, unless ``min_item_events`` asks for events, of the item table."""
-    everyone = pl.concat([column for (_, role), column in ids.items() if role == "item"]).unique()
+    everyone = pl.concat([column.unique() for (_, role), column in ids.items() if role == "item"]).unique()
     if definition.filter.min_item_events:
         known = kept["item"].unique()
     else:
-        known = pl.concat([kept["item"], ids.get(("items", "item"), kept["item"])]).unique()
+        known = pl.concat([kept["item"].unique(), ids.get(("items", "item"), kept["item"].clear())]).unique()
     return known.sort(), len(everyone) - len(known)
 
 

@@ -33,8 +33,9 @@ class Summary:
 
 def summary_of(log: Log) -> Summary:
     """The counts of a log in memory."""
-    parts = {name: log.events.filter(pl.col("part") == code) for code, name in enumerate(PARTS)}
     labels = [name for name in log.events.columns if name.startswith("label:")]
+    counted = log.events.select("user", "item", "time", "part", *labels)
+    parts = {name: counted.filter(pl.col("part") == code) for code, name in enumerate(PARTS)}
     return Summary(
         num_users=len(log.user_ids),
         num_items=len(log.item_ids),

@@ -91,7 +91,7 @@ def prepare(definition: DatasetDefinition, *, base: Path, progress: Progress | N
 def write_prepared(folder: Path, meta: Mapping[str, Any], frames: Mapping[str, pl.DataFrame]) -> None:
     """The files of a prepared directory, ``meta.json`` last."""
     for name in frames:
-        frames[name].write_parquet(folder / f"{name}.parquet", compression="lz4")
+        frames[name].write_parquet(folder / f"{name}.parquet", compression="lz4", statistics=False)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -190,7 +190,9 @@ def encode_log(
 
 def source_frames(definition: DatasetDefinition, log: Log, tables: Tables) -> dict[tuple[str, str], pl.DataFrame]:
     """(side, table) -> the rows that its stored features are read from: the log's, or one a user or item code."""
-    frames = {("context", "events"): log.raw, ("pair", "events"): log.raw}
+    frames: dict[tuple[str, str], pl.DataFrame] = {}
+    if any(feature.is_stored and feature.source_table == "events" for feature in definition.feature):
+        frames = {("context", "events"): log.raw, ("pair", "events"): log.raw}
     keys: dict[str, tuple[str, pl.Series]] = {
         "user": (definition.roles.user, log.user_ids),
         "item": (definition.roles.item, log.item_ids),

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cascade_kd.data.readers import PART
 from cascade_kd.data.schema import SplitDefinition
@@ -27,6 +29,7 @@ from cascade_kd.errors import DataError
 from cascade_kd.types import PARTS
 
 DRAW = "__draw"
+Integers = NDArray[np.int64]
 SLACK = 1e-9  # 0.1 * 15 is 1.5 to the reader, whatever the float says
 
 
@@ -74,27 +77,27 @@ def check_parts(rows: Sequence[int], users: int, split: SplitDefinition) -> None
 
 
 def _by_user(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
-    units = _units(events)
-    if split.kind == "leave-last-out":
-        test = valid = pl.lit(1)
-        enough = pl.col("count") >= 3
-    else:
-        test, valid = (_rounded(pl.col("count"), share) for share in (split.test, split.valid))
-        enough = pl.col("count") > test + valid
-    left = pl.col("count") - pl.col("unit")  # units from this one to the user's last, itself included
-    part = pl.when(~enough | (left > test + valid)).then(0).when(left > test).then(1).otherwise(2)
-    return units.select(part.alias("part")).to_series()
+    unit_N, count_N = _units(events)
+    test_N, valid_N = (
+        np.ones_like(count_N) if split.kind == "leave-last-out" else _rounded(count_N, share)
+        for share in (split.test, split.valid)
+    )
+    enough_N = count_N > test_N + valid_N
+    left_N = count_N - unit_N  # units from this one to the user's last, itself included
+    return pl.Series((enough_N & (left_N <= test_N + valid_N)).astype(np.uint8) + (enough_N & (left_N <= test_N)))
 
 
-def _units(events: pl.DataFrame) -> pl.DataFrame:
-    """Of each row: ``unit``, the place of its unit among the user's by first appearance, and ``count`` of them."""
+def _units(events: pl.DataFrame) -> tuple[Integers, Integers]:
+    """Of each row the place of its unit among the user's by first appearance, and how many the user has."""
     if "request" in events.columns:  # in steps: a window inside a window would count within a request
         new = events.select("user", "request", first=pl.col("request").is_first_distinct())
         new = new.with_columns(unit=pl.col("first").cum_sum().over("user") - 1)
         units = new.select(unit=pl.col("unit").first().over("request"), count=pl.col("first").sum().over("user"))
-    else:
-        units = events.select(unit=pl.int_range(pl.len()).over("user"), count=pl.len().over("user"))
-    return units.cast(pl.Int64)
+        return units["unit"].cast(pl.Int64).to_numpy(), units["count"].cast(pl.Int64).to_numpy()
+    user_N = events["user"].to_numpy()
+    first_U = np.flatnonzero(np.diff(user_N, prepend=-1))
+    count_U = np.diff(first_U, append=len(user_N))
+    return np.arange(len(user_N)) - np.repeat(first_U, count_U), np.repeat(count_U, count_U)
 
 
 def _held_out(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
@@ -103,9 +106,9 @@ def _held_out(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
     if DRAW in train.columns:
         draw = pl.col(DRAW).min().over("request") if "request" in train.columns else pl.col(DRAW)
         train = train.with_columns(draw.alias(DRAW)).sort("user", DRAW, descending=[False, True], maintain_order=True)
-    valid = _rounded(pl.col("count"), split.valid)
-    is_held = (pl.col("count") > valid) & (pl.col("count") - pl.col("unit") <= valid)
-    held = train["__at"].filter(_units(train).select(is_held.alias("held")).to_series())
+    unit_N, count_N = _units(train)
+    valid_N = _rounded(count_N, split.valid)
+    held = train["__at"].filter((count_N > valid_N) & (count_N - unit_N <= valid_N))
     return events[PART].scatter(held, 1) if len(held) else events[PART]
 
 
@@ -119,5 +122,5 @@ def _by_time(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
     return part
 
 
-def _rounded(count: pl.Expr, share: float) -> pl.Expr:
-    return (count * share + 0.5 + SLACK).floor().cast(pl.Int64)
+def _rounded(count_N: Integers, share: float) -> Integers:
+    return np.floor(count_N * share + 0.5 + SLACK).astype(np.int64)

@@ -295,9 +295,9 @@ def _combinations(codes: Sequence[Integers], sizes: Sequence[int]) -> tuple[Inte
     raw_NT, known_NT = np.zeros((1, 1), np.int64), np.ones((1, 1), np.bool_)
     for code, size in zip(codes, sizes, strict=True):
         code_NT = code if code.ndim == 2 else code[:, None]
-        rows = len(code_NT)
-        raw_NT = (raw_NT[:, :, None] * size + code_NT[:, None, :]).reshape(rows, -1)
-        known_NT = (known_NT[:, :, None] & (code_NT > 0)[:, None, :]).reshape(rows, -1)
+        shape = len(code_NT), raw_NT.shape[1] * code_NT.shape[1]
+        raw_NT = (raw_NT[:, :, None] * size + code_NT[:, None, :]).reshape(shape)
+        known_NT = (known_NT[:, :, None] & (code_NT > 0)[:, None, :]).reshape(shape)
     return raw_NT, known_NT
 
 

@@ -117,7 +117,7 @@ def _looked_up_changes(audited: _Audited, other: Log, rows: Rows, moved: Rows) -
 def _without(audited: _Audited, kept_N: Mask) -> Log:
     """The log with the rows ``kept_N`` only."""
     kept, log = pl.Series(kept_N), audited.log
-    return _labelled(audited, replace(log, events=log.events.filter(kept), raw=log.raw.filter(kept)))
+    return _labelled(audited, replace(log, events=log.events.filter(kept), row=log.row.filter(kept)))
 
 
 def _shuffled(audited: _Audited) -> Log:
@@ -131,7 +131,8 @@ def _shuffled(audited: _Audited) -> Log:
     labels = [f"label:{name}" for name in definition.labels]
     events = log.events.with_columns(log.events[name].gather(order) for name in labels)
     raw = log.raw.with_columns(log.raw[name].gather(order) for name in sorted(roots))
-    return _labelled(audited, replace(log, events=events, raw=raw))
+    row = pl.int_range(len(raw), eager=True)
+    return _labelled(audited, replace(log, events=events, table=raw, row=row))
 
 
 def _labelled(audited: _Audited, other: Log) -> Log:

@@ -26,7 +26,17 @@ from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
 from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.experiment.rounds import Round, Workshop, stage_features, train_rounds
-from cascade_kd.experiment.rundir import CHECKPOINTS, EVENTS, METRICS, ORIGIN, REPORT, check_data, open_run, trim_events
+from cascade_kd.experiment.rundir import (
+    CHECKPOINTS,
+    EVENTS,
+    METRICS,
+    ORIGIN,
+    REPORT,
+    check_data,
+    check_folder,
+    claim,
+    trim_events,
+)
 from cascade_kd.experiment.store import Store
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.retrieval import IndexConfig, make_retriever
@@ -66,17 +76,18 @@ def run(
     chosen = choose_device(device)
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
-    open_run(folder, toml, resume=resume)
+    check_folder(folder, toml, resume=resume)
     progress = progress or ProgressLog()
     hidden = progress.quiet or not progress.console.is_terminal
     with Progress(console=progress.console, transient=True, disable=hidden) as bars:
         prepared = prepare(config.definition, base=config.dataset_file.parent, progress=bars)
     dataset = load(prepared).to(chosen)
-    check_data(folder, dataset.sha256)
     for stage in config.stages:
         if stage.train is not None:
             tower = stage_type(stage.type).is_tower
             check_rows(stage.name, dataset, None, stage.train, tower=tower)
+    claim(folder, toml)
+    check_data(folder, dataset.sha256)
     save_origin(dataset, folder / ORIGIN)
     trim_events(folder / EVENTS, _reached(folder))
     progress.events = folder / EVENTS

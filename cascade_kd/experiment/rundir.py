@@ -19,8 +19,8 @@ ORIGIN = "origin"  # what `init_from` of a later run reads
 CRASH = "crash.txt"
 
 
-def open_run(folder: Path, config_toml: str, *, resume: bool) -> None:
-    """Make ``folder`` this run's own.
+def check_folder(folder: Path, config_toml: str, *, resume: bool) -> None:
+    """Whether ``folder`` may become this run's own; nothing is written.
 
     Raises RunError if it holds a run and ``resume`` is not set, if it holds none and ``resume`` is set, or if the
     resolved configuration differs: the first difference is named.
@@ -31,14 +31,18 @@ def open_run(folder: Path, config_toml: str, *, resume: bool) -> None:
             raise RunError(f"{folder} holds no run to resume; run without --resume")
         if folder.is_dir() and any(path.name != CRASH for path in folder.iterdir()):
             raise RunError(f"{folder} is not empty and holds no run; choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(held, config_toml)
         return
     if not resume:
         raise RunError(f"{folder} already holds a run; continue it with --resume, or choose another --out")
     difference = first_difference(tomllib.loads(held.read_text("utf-8")), tomllib.loads(config_toml))
     if difference:
         raise RunError(f"{folder} holds a run of another configuration: {difference}; choose another --out")
+
+
+def claim(folder: Path, config_toml: str) -> None:
+    """Make ``folder`` this run's own: once the data is there and fit, so that a data error leaves no run behind."""
+    if not (folder / CONFIG).exists():
+        atomic_write_text(folder / CONFIG, config_toml)
 
 
 def check_data(folder: Path, data_sha256: str) -> None:

@@ -233,3 +233,19 @@ def test_first_difference() -> None:
     assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a.1.b was 2, now 3"
     assert first_difference({"a": 1, "b": 1}, {"a": 1}) == "b is gone"
     assert first_difference({"a": 1}, {"a": 1, "b": 1}) == "b is new"
+
+
+def test_a_data_error_leaves_no_run_behind(tiny: Tiny, tmp_path: Path) -> None:
+    file = tiny()
+    good = file.read_text("utf-8")
+    file.write_text(good.replace('dataset = "tiny.toml"', 'dataset = "gone.toml"'), "utf-8")
+    text = (tmp_path / "tiny.toml").read_text("utf-8")
+    start, end = text.index("[generator]"), text.index("[roles]")
+    table = 'path = "nowhere"\n' + "".join(f'[tables.{t}]\nfile = "{t}.csv"\n' for t in ("events", "users", "items"))
+    (tmp_path / "gone.toml").write_text(text[:start] + table + text[end:], "utf-8")
+    with pytest.raises(UserError, match="is not there: tried"):
+        go(file, tmp_path / "run")
+    file.write_text(good, "utf-8")
+    quick = [f"stage.{name}.train.max_steps=2" for name in ("recall", "prerank", "rank")]
+    go(file, tmp_path / "run", *quick)  # the same folder, without --resume
+    assert (tmp_path / "run" / "metrics.json").is_file()

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.progress import Progress
 
 from cascade_kd.config import load_dataset_definition
 from cascade_kd.data import DatasetDefinition, load, prepare
@@ -316,6 +317,15 @@ def test_the_layouts_agree_whatever_the_buckets(tmp_path: Path, bucket_rows: int
 def test_the_layouts_agree_with_one_moment(tmp_path: Path) -> None:
     events = rows(5, 120).with_columns(time=pl.lit(77))
     assert_same(*both(tmp_path / "toy", events, 10))
+
+
+def test_the_bar_ends_full(tmp_path: Path) -> None:
+    definition, base = written(tmp_path / "toy", rows(7, 80), storage=stream(30))
+    progress = Progress(disable=True)
+    prepare(definition, base=base, progress=progress)
+    (task,) = progress.tasks
+    assert task.finished
+    assert task.completed == task.total
 
 
 def test_the_same_tensors_are_loaded(tmp_path: Path) -> None:
