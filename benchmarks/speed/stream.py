@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -131,7 +132,7 @@ def iterate(prepared: Path) -> int:
     return sum(len(reader.batch(step)["sample"]) for step in range(reader.steps_per_epoch))
 
 
-def run_phase(phase: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], str]:
+def run_phase(phase: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], Any]:
     """One phase in a process of its own, and the disk that it takes at most meanwhile."""
     command = [sys.executable, __file__, "--phase", phase, "--folder", str(folder), "--rows", str(options.rows)]
     environment = {**os.environ, "CASCADE_KD_CACHE": str(folder / "cache")}
@@ -197,18 +198,18 @@ def main() -> None:
     try:
         text = TOML.format(folder=folder, split=options.split, bucket_rows=options.bucket_rows)
         (folder / "benchmark.toml").write_text(text)
-        phases = {}
+        phases: dict[str, dict[str, float]] = {}
         for name in ("generate", "prepare", "iterate"):
             phases[name], result = run_phase(name, folder, options)
-            rate = options.rows / float(phases[name]["took"])
-            print(f"{name:8s} {rate:>12,.0f} rows/s  {phases[name]}", flush=True)
+            rows = result if name == "iterate" else options.rows
+            print(f"{name:8s} {rows / phases[name]['took']:>12,.0f} rows/s  {phases[name]}", flush=True)
     finally:
         shutil.rmtree(folder)
     rss = max(phases[name]["rss_gib"] for name in ("prepare", "iterate"))
     disk = max(figures["disk_gb"] for figures in phases.values())
     about = {"benchmark": "stream", "rows": options.rows, "bucket_rows": options.bucket_rows, "split": options.split}
     cores = len(os.sched_getaffinity(0))
-    line = {**about, "trained_rows": result, "cores": cores, "rss_gib": rss, "disk_gb": disk, "phases": phases}
+    line = {**about, "trained_rows": rows, "cores": cores, "rss_gib": rss, "disk_gb": disk, "phases": phases}
     if options.out:
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

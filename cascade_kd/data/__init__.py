@@ -1,7 +1,6 @@
 """Data sets: from the files that a TOML names to frozen, encoded tensors (floor 2).
 
-What holds tensors loads on first use: to check or describe a data set takes none, to prepare one only where it has
-statistics or is larger than memory.
+What holds tensors loads on first use: to check, prepare or describe a data set takes none.
 """
 
 from __future__ import annotations

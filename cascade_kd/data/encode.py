@@ -71,7 +71,7 @@ def known_values(values: pl.Series, min_count: int = 1) -> pl.Series:
 
 def codes_of(values: pl.Series, vocabulary: pl.Series) -> pl.Series:
     """Int64 codes of raw values, 0 where the vocabulary (same type) lacks them."""
-    if values.dtype == pl.Int64 and len(vocabulary) and 0 <= vocabulary.min() <= vocabulary.max() < len(values):
+    if values.dtype == pl.Int64 and vocabulary.is_between(0, len(values)).all() and len(vocabulary):
         return _codes_by_table(values, vocabulary)
     known = pl.DataFrame({"value": vocabulary}).with_row_index("code", offset=1)
     joined = pl.DataFrame({"value": values}).join(known, on="value", how="left", maintain_order="left")

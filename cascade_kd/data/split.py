@@ -123,4 +123,5 @@ def _by_time(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
 
 
 def _rounded(count_N: Integers, share: float) -> Integers:
-    return np.floor(count_N * share + 0.5 + SLACK).astype(np.int64)
+    rounded_N: Integers = np.floor(count_N * share + 0.5 + SLACK).astype(np.int64)
+    return rounded_N

@@ -169,6 +169,8 @@ class KeySet:
         labels: Mapping[str, NDArray[np.bool_]],
     ) -> dict[Term, Floats]:
         """Every term of the statistics for every row of the bucket, [N]."""
+        if len(second_N) == 0:
+            return {term: np.empty(0) for term in self._terms}
         raw_NT, known_NT = _combinations(codes, self._sizes)
         place_M = np.flatnonzero(known_NT)
         event_M = place_M // raw_NT.shape[1]
@@ -179,7 +181,7 @@ class KeySet:
             {name: x[event_M] for name, x in labels.items()},
             np.arange(len(place_M)),
         )
-        if self._recent is not None and len(second_N):
+        if self._recent is not None:
             fresh = self._with_tail(self._recent, fresh, int(second_N.min()))
         entries = fresh.take(self._order(fresh))
         self._recent = entries

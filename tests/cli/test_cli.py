@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import prepare
-
 Tiny = Callable[..., Path]
 Command = Callable[..., Any]
 
@@ -44,8 +41,6 @@ def test_help_loads_nothing_heavy() -> None:
 def test_what_does_not_compute_loads_no_torch(tiny: Tiny, tmp_path: Path) -> None:
     csv = tmp_path / "log.csv"
     csv.write_text("user,item,rating,time\n" + "".join(f"u{n % 7},i{n % 5},{n % 3},{n}\n" for n in range(200)))
-    definition, file = load_dataset_definition(tmp_path / "tiny.toml")
-    prepare(definition, base=file.parent)  # computes statistics, so it may load torch; what it made is there then
     commands = [
         ["check", str(tiny())],
         ["run", "demo", "--dry-run"],

@@ -207,6 +207,14 @@ def test_the_pass_is_the_look_up_bit_for_bit(split: str, scale: int) -> None:
             assert torch.equal(answer, prepared[f"statistic:{name}"][rows]), (part, name)
 
 
+def test_a_bucket_without_rows_forgets_nothing() -> None:
+    events, users, items = world(5, 60, 30)
+    meta = meta_of("per-user-time")
+    events = events.with_columns(pl.when(pl.col("time") < OFFSET + 15).then("time").otherwise(pl.col("time") + 100))
+    whole = pl.DataFrame(statistic_pass(meta, users, items).columns(events))
+    assert in_buckets(statistic_pass(meta, users, items), events, [15, 40, 90]).equals(whole)
+
+
 def test_too_many_combinations_are_refused() -> None:
     events, users, items = world(0, 3, 2)
     with pytest.raises(DataError, match="use fewer keys"):
