@@ -7,7 +7,6 @@ keys exclude one another: ``[split]``, and a table or source that gives another 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cascade_kd.config.lines import Document, KeyPath, read_document
 from cascade_kd.config.problems import validate
 from cascade_kd.config.sources import Layer, Sources, merge
 from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.data.download import folders
 from cascade_kd.errors import ConfigError, Problem, UserError
 
 ORIGINS = ("file", "files", "sql")
@@ -134,9 +134,10 @@ def _comes_from_elsewhere(theirs: object, ours: object) -> bool:
 
 def _rooted(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A used file's own folder instead of its relative data path, where that is where the data is."""
-    path, root = data.get("path"), os.environ.get("CASCADE_KD_DATA")
+    path = data.get("path")
     if "generator" in data or (path is None and "url" in data) or not isinstance(path, str | None):
         return data
-    if path is not None and ((root and (Path(root) / path).is_dir()) or not (folder / path).is_dir()):
+    there = next((at for at in folders(path or ".", folder) if at.is_dir()), None)
+    if there is None or not there.is_relative_to(folder):
         return data
-    return {**data, "path": str((folder / (path or "")).resolve())}
+    return {**data, "path": str(there.resolve())}

@@ -51,7 +51,7 @@ class DatasetDefinition(StrictModel):
     description: str = ""
     """What the data is, in a line."""
     path: str | None = None
-    """The folder with the files: under $CASCADE_KD_DATA, else relative to the TOML, else absolute."""
+    """The folder with the files: under $CASCADE_KD_DATA, else relative to the TOML ("./" and "../": only there)."""
     url: Url | None = None
     """Where to download it from if the folder is not there."""
     sha256: Sha256 | None = None

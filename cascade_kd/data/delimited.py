@@ -73,6 +73,13 @@ class Text:
             other = "iso-8859-1" if self.encoding == "utf-8" else "utf-8"
             raise self.error(f'not {self.encoding} text; try encoding = "{other}"', max(row, 1)) from error
 
+    def has_plain_widths(self) -> bool:
+        """Whether as many separators are there as rows of the right width have, none of them quoted."""
+        raw = self.path.read_bytes().rstrip(b"\r\n")
+        found = raw.count(self.separator.encode(self.encoding))
+        quoted = bool(self.quote) and self.quote.encode(self.encoding) in raw
+        return not quoted and found == (raw.count(b"\n") + 1) * (len(self.names) - 1)
+
     def check_widths(self) -> None:
         """Refuse the first row with another number of fields than there are columns."""
         lines = pl.Series(self.content().decode().rstrip("\r\n").split("\n"), dtype=pl.String)[int(self.header) :]
@@ -147,6 +154,9 @@ def _parse(text: Text, wanted: Collection[str]) -> pl.DataFrame:
             content, separator = content.replace(separator.encode(), free), free.decode()
         source = BytesIO(content)
     last = text.names[-1]
+    columns = list(dict.fromkeys([*wanted, last]))
+    if len(columns) < len(text.names) and not text.has_plain_widths():
+        columns = text.names  # Polars refuses a long row only where it reads all of its columns
     try:
         frame = (
             pl.scan_csv(
@@ -157,7 +167,7 @@ def _parse(text: Text, wanted: Collection[str]) -> pl.DataFrame:
                 quote_char=text.quote or None,
                 schema=dict.fromkeys(text.names, pl.String),
             )
-            .select(list(dict.fromkeys([*wanted, last])))
+            .select(columns)
             .collect()
         )
     except pl.exceptions.NoDataError:

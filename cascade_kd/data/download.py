@@ -38,27 +38,36 @@ DAMAGED = (  # what the standard library raises on bad archives; RuntimeError: a
 def locate(definition: DatasetDefinition, *, base: Path, progress: Progress | None = None) -> Path:
     """The folder that the files of the tables are relative to.
 
-    ``path`` under ``$CASCADE_KD_DATA``, else relative to ``base`` (or absolute), else downloaded from ``url``; without
-    ``path`` and ``url``, ``base`` itself. Raises ``DataError`` that names all that was tried.
+    The first of :func:`folders` that is there, else downloaded from ``url``; without ``path`` and ``url``, ``base``
+    itself. Raises ``DataError`` that names all that was tried.
     """
     if definition.path is None and definition.url is None:
         return base
-    tried: list[Path] = []
-    if definition.path is not None:
-        root = os.environ.get("CASCADE_KD_DATA")
-        tried = [Path(folder).expanduser() / definition.path for folder in (root, base) if folder]
-    for folder in dict.fromkeys(tried):
+    tried = folders(definition.path, base) if definition.path is not None else []
+    for folder in tried:
         if folder.is_dir():
             return folder
     if definition.url is not None:
         assert definition.sha256 is not None  # the definition refuses a url without it
         return download(definition.url, definition.sha256, definition.max_bytes or MAX_BYTES, progress=progress)
-    places = ", ".join(str(folder) for folder in dict.fromkeys(tried))
+    places = ", ".join(str(folder) for folder in tried)
     raise DataError(
         f"data set '{definition.name}' is not there: tried {places}"
         f"{'' if os.environ.get('CASCADE_KD_DATA') else ' (CASCADE_KD_DATA is not set)'}; set CASCADE_KD_DATA to the "
         f"folder that holds '{definition.path}', or add url, sha256 and max_bytes to its TOML"
     )
+
+
+def folders(path: str, base: Path) -> list[Path]:
+    """Where the ``path`` of a data set may be, best first: under ``$CASCADE_KD_DATA``, else relative to ``base``.
+
+    An absolute path is itself alone; one that begins with a dot ("." or "../shop") is relative to ``base`` alone, since
+    $CASCADE_KD_DATA is a folder of data sets and never one of them.
+    """
+    root = os.environ.get("CASCADE_KD_DATA")
+    if root and Path(path).parts[:1] not in ((), ("..",)) and not path.startswith("./"):
+        return list(dict.fromkeys([Path(root).expanduser() / path, base / path]))
+    return [base / path]
 
 
 def download(url: str, sha256: str, max_bytes: int = MAX_BYTES, *, progress: Progress | None = None) -> Path:

@@ -72,18 +72,22 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
 
     with progress.stage(task.stage, train.epochs, sampler.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
-            with DeferredInterrupt() as interrupt, scoped_seed(), flushed_denormals():
-                train_epoch(task, model, optimizer, sampler, loss_parts, state, last_step, model_seed, bar, interrupt)
-            if interrupt.signum is not None:
+            # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
+            with DeferredInterrupt() as interrupt:
+                with scoped_seed(), flushed_denormals():
+                    ended = train_epoch(
+                        task, model, optimizer, sampler, loss_parts, state, last_step, model_seed, bar, interrupt
+                    )
+                if ended:
+                    _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
+                    if state.bad_epochs == 0:
+                        _save(folder / "best.safetensors", model, None, state, about)
+                    # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
+                    bar.epoch(state.curve[-1])
                 _save(folder / "last.safetensors", model, optimizer, state, about)
+            if interrupt.signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
                 raise Interrupted(interrupt.signum, message)
-            _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
-            if state.bad_epochs == 0:
-                _save(folder / "best.safetensors", model, None, state, about)
-            # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
-            bar.epoch(state.curve[-1])
-            _save(folder / "last.safetensors", model, optimizer, state, about)
     return load_best(model, folder)
 
 
@@ -121,8 +125,8 @@ def train_epoch(
     model_seed: int,
     bar: StageProgress,
     interrupt: DeferredInterrupt,
-) -> None:
-    """Steps up to the end of the epoch, ``last_step`` or an interrupt, whichever comes first."""
+) -> bool:
+    """Steps up to the end of the epoch, ``last_step`` or an interrupt; whether an interrupt left none of them out."""
     steps = sampler.steps_per_epoch
     end = min((state.step // steps + 1) * steps, last_step)
     total_steps = task.train.epochs * steps
@@ -140,6 +144,7 @@ def train_epoch(
         state.loss_sum += value
         state.step += 1
         bar.step(value, state.step, sampler.batch_size)
+    return state.step == end
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:

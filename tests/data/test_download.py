@@ -232,3 +232,5 @@ def test_where_a_data_set_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, se
     assert str(root / "shap") in str(caught.value)
     (root / "shop").mkdir(parents=True)
     assert locate(definition(path="shop"), base=beside) == root / "shop"
+    for path in (".", "./shop", "../toml/shop"):  # said to be beside the file
+        assert locate(definition(path=path), base=beside).samefile(beside / path)

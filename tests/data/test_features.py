@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cascade_kd.data import Dataset, DatasetDefinition, FeatureDefinition, description, load, prepare
 from cascade_kd.data.delimited import ROW
-from cascade_kd.data.encode import encode
+from cascade_kd.data.encode import codes_of, encode
 from cascade_kd.errors import DataError
 
 NUMBER = {"name": "x", "kind": "numeric", "side": "pair", "available": "recall"}
@@ -292,3 +292,15 @@ def test_rows_of_a_query_without_order_belong_to_no_file(tmp_path: Path) -> None
     ordered = head.replace("FROM raw", "FROM raw ORDER BY item DESC")
     data = load(prepare(shop(tmp_path, vector, head=ordered), base=tmp_path))
     assert data.items["v"].tolist() == [[0], [3], [0], [2], [1]], "d, c, a"
+
+
+@given(
+    vocabulary=st.sets(st.integers(0, 60)),
+    values=st.lists(st.none() | st.integers(-3, 65) | st.sampled_from([-(2**63), 2**63 - 1]), max_size=90),
+)
+def test_codes_are_places_in_the_vocabulary(vocabulary: set[int], values: list[int | None]) -> None:
+    """By a table where the values outnumber the largest of the vocabulary, else by a join: the same codes."""
+    known = sorted(vocabulary)
+    code = {value: 1 + place for place, value in enumerate(known)}
+    found = codes_of(pl.Series("id", values, pl.Int64), pl.Series(known, dtype=pl.Int64))
+    assert found.to_list() == [code.get(value, 0) for value in values]  # type: ignore[arg-type]

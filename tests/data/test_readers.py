@@ -140,6 +140,8 @@ def test_three_files(tmp_path: Path) -> None:
         (b"a,b,a\n1,2,3\n", {}, ["names column 'a' twice"]),
         (b"a,b\n1,2\n3\n4,5\n", {}, ["row 2", "1 field where there are 2"]),
         (b"a,b\n1,2\n3,4,5\n", {}, ["row 2", "3 fields where there are 2"]),
+        (b"a,b,c\n1,2,3\n3,4,5,6\n", {}, ["row 2", "4 fields where there are 3"]),  # c is not wanted
+        (b'a,b,c\n1,"2",3\n3,4,5,6\n', {}, ["row 2", "4 fields where there are 3"]),
         (b"1::2\n3::4::5\n", {"separator": "::", "columns": ["a", "b"]}, ["row 2", "3 fields where there are 2"]),
         (b"1::2\n3::4\n5\n", {"separator": "::", "columns": ["a", "b"]}, ["row 3", "1 field where there are 2"]),
         (b'{"a": 1, "b": 2}\n{"a": 1, b}\n', {"format": "ndjson"}, ["row 2", "ndjson"]),

@@ -121,14 +121,15 @@ def test_order_statistics_of_the_shuffle(tmp_path: Path) -> None:
 def test_at_most_two_windows_are_kept_and_a_jump_reads_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path, [100] * 20)
     reads: list[int] = []
-    plain = files.StreamFiles.read_into
-
-    def counted(self: files.StreamFiles, out: dict[str, Tensor], at: int, first: int, count: int) -> None:
-        reads.append(count)
-        plain(self, out, at, first, count)
-
-    monkeypatch.setattr(files.StreamFiles, "read_into", counted)
     reader = StreamReader(folder, ["value"], batch_size=50, window_rows=200, seed=0)
+    plain = reader._files.read_into
+
+    def counted(out: dict[str, Tensor], at: int, first: int, count: int) -> None:
+        reads.append(count)
+        plain(out, at, first, count)
+
+    # Of this reader alone: the threads of other tests' readers may still be reading ahead.
+    monkeypatch.setattr(reader._files, "read_into", counted)
     reader.batch(21)
     for load in reader._loads.values():
         load.result()
