@@ -123,5 +123,7 @@ def _by_time(events: pl.DataFrame, split: SplitDefinition) -> pl.Series:
 
 
 def _rounded(count_N: Integers, share: float) -> Integers:
-    rounded_N: Integers = np.floor(count_N * share + 0.5 + SLACK).astype(np.int64)
+    # Of every count there may be, since rows outnumber the counts of users.
+    rounded_C = np.floor(np.arange(count_N.max(initial=0) + 1) * share + 0.5 + SLACK).astype(np.int64)
+    rounded_N: Integers = rounded_C[count_N]
     return rounded_N
