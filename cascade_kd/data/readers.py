@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -58,7 +59,8 @@ def read_table(table: str, source: TableSource, folder: Path, wanted: Wanted | N
     if source.format == "libsvm":
         frame = positions(table, source, frame)
     if source.is_text:
-        frame = frame.with_columns([typed(column) for column in frame if column.dtype == pl.String])
+        with ThreadPoolExecutor() as pool:  # Polars casts one column with one thread
+            frame = frame.with_columns(*pool.map(typed, frame.select(pl.col(pl.String))))
     return frame
 
 
