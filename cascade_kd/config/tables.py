@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cascade_kd.config.words import choose, suggest
 from cascade_kd.distill.settings import LogitDistillConfig
 from cascade_kd.errors import UserError
-from cascade_kd.models.settings import DCNv2Config, TwoTowerConfig
+from cascade_kd.models.settings import DCNv2Config, DINConfig, FinalMLPConfig, RankerConfig, TwoTowerConfig
 from cascade_kd.types import Level, Side
 
 DistillConfig = LogitDistillConfig  # a union, once there are more
@@ -52,6 +52,11 @@ TYPES: Mapping[str, StageType] = {
         is_tower=True,
     ),
     "dcnv2": StageType("cascade_kd.models.dcnv2:DCNv2", DCNv2Config, DCNv2Config.levels, DCNv2Config.sides),
+    "din": StageType("cascade_kd.models.din:DIN", DINConfig, DINConfig.levels, DINConfig.sides),
+    "final-mlp": StageType(
+        "cascade_kd.models.final_mlp:FinalMLP", FinalMLPConfig, FinalMLPConfig.levels, FinalMLPConfig.sides
+    ),
+    "ranker": StageType("cascade_kd.models.ranker:Ranker", RankerConfig, RankerConfig.levels, RankerConfig.sides),
 }
 
 

@@ -14,21 +14,27 @@ from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.models.dcnv2 import DCNv2
+    from cascade_kd.models.din import DIN
     from cascade_kd.models.fields import FieldEmbedding
+    from cascade_kd.models.final_mlp import FinalMLP
     from cascade_kd.models.interface import Model, TowerModel
     from cascade_kd.models.mlp import MLP
+    from cascade_kd.models.ranker import Ranker
     from cascade_kd.models.two_tower import TwoTower
 else:
     __getattr__ = lazy(
         __name__,
         {
             "DCNv2": "dcnv2",
+            "DIN": "din",
             "FieldEmbedding": "fields",
+            "FinalMLP": "final_mlp",
             "MLP": "mlp",
             "Model": "interface",
+            "Ranker": "ranker",
             "TowerModel": "interface",
             "TwoTower": "two_tower",
         },
     )
 
-__all__ = ["MLP", "DCNv2", "FieldEmbedding", "Model", "TowerModel", "TwoTower"]
+__all__ = ["DIN", "MLP", "DCNv2", "FieldEmbedding", "FinalMLP", "Model", "Ranker", "TowerModel", "TwoTower"]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cascade_kd.models.lookup import lookup_sum
-from cascade_kd.types import Feature
+from cascade_kd.types import Feature, Inputs
 
 EMBEDDING_STD = 0.05
 
@@ -35,6 +35,11 @@ class FieldEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
         self.user = Side([f for f in features if f.side in ("user", "context")], self.offsets, dim)
         self.item = Side([f for f in features if f.side in ("item", "pair")], self.offsets, dim)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """[R, F, D] of all features, the user side first: embedded once a request and repeated for its rows."""
+        user_RFD = self.user_fields(inputs.user).index_select(0, inputs.row_R)
+        return torch.cat([user_RFD, self.item_fields(inputs.item)], dim=1)
 
     def user_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[B, F, D] of the user and context features."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade_kd.types import Level, Side
 
@@ -37,5 +37,65 @@ class DCNv2Config(BaseModel):
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     cross_layers: int = Field(default=3, ge=1, description="layers of the cross network")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
+    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
+
+
+class RankerConfig(BaseModel):
+    """``[model]`` of a stage of type "ranker": what its parts are says which of the known models it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the deep network; [] for none")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
+    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
+    linear: bool = Field(default=False, description="a first-order weight for every value, as in LR and FM")
+    interaction: Literal["none", "fm", "cross", "cin", "attention"] = Field(
+        default="none", description="the layer beside the deep network"
+    )
+    layers: int = Field(default=3, ge=1, description="layers of cross, cin and attention")
+    maps: int = Field(default=16, ge=1, description="cin: maps of a layer")
+    heads: int = Field(default=2, ge=1, description="attention: heads of a layer")
+    attention_size: int = Field(default=8, ge=1, description="attention: width of a head")
+
+
+class FinalMLPConfig(BaseModel):
+    """``[model]`` of a stage of type "final-mlp"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the first stream")
+    second_hidden: tuple[int, ...] = Field(
+        default=(), description="widths of the second stream; [] for those of hidden"
+    )
+    gate_hidden: int = Field(default=0, ge=0, description="hidden width of the feature gates; 0 for no gates")
+    fusion_heads: int = Field(default=1, ge=1, description="heads of the bilinear fusion; divides both last widths")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each layer")
+    batch_norm: bool = Field(default=False, description="before each layer's activation")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> FinalMLPConfig:
+        for name, widths in (("hidden", self.hidden), ("second_hidden", self.second_hidden or self.hidden)):
+            if widths[-1] % self.fusion_heads:
+                raise ValueError(f"fusion_heads = {self.fusion_heads} does not divide the last of {name}, {widths[-1]}")
+        return self
+
+
+class DINConfig(BaseModel):
+    """``[model]`` of a stage of type "din"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
+    attention_hidden: tuple[int, ...] = Field(default=(32,), min_length=1, description="widths of the attention unit")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
     batch_norm: bool = Field(default=False, description="before each deep layer's activation")
