@@ -12,6 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cascade_kd.types import Level, Side
 
 
+class HistoryConfig(BaseModel):
+    """``[model.history]``: how a tower reads the user's histories, beside their mean, which stays a field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["last", "attention", "transformer"] = Field(description="the encoder")
+    last: int = Field(default=1, ge=1, description="last: how many of the most recent items are averaged")
+    blocks: int = Field(default=2, ge=1, description="transformer: blocks of attention and feed-forward")
+    heads: int = Field(default=1, ge=1, description="transformer: heads; divides the embedding size")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="transformer: after every layer")
+
+
 class TwoTowerConfig(BaseModel):
     """``[model]`` of a stage of type "two-tower"."""
 
@@ -25,6 +37,13 @@ class TwoTowerConfig(BaseModel):
     similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
     temperature: float = Field(default=1.0, gt=0.0, description="the similarity is divided by it")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each hidden layer")
+    history: HistoryConfig | None = Field(default=None, description="an encoder of the histories; none: their mean")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TwoTowerConfig:
+        if self.history is not None and self.embedding_size % self.history.heads:
+            raise ValueError(f"heads = {self.history.heads} does not divide embedding_size = {self.embedding_size}")
+        return self
 
 
 class DCNv2Config(BaseModel):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from cascade_kd.errors import UserError
 from cascade_kd.models.fields import FieldEmbedding
+from cascade_kd.models.history import make_encoder
 from cascade_kd.models.mlp import MLP
 from cascade_kd.models.settings import TwoTowerConfig
-from cascade_kd.types import Feature, Inputs, Level, Output, Side
+from cascade_kd.types import ITEM_ID, Feature, Inputs, Level, Output, Side
 
 
 class Tower(nn.Module):
@@ -56,30 +57,49 @@ class TwoTower(nn.Module):
         self.scale = 1.0 / config.temperature
         self.cosine = config.similarity == "cosine"
         self.fields = FieldEmbedding(features, config.embedding_size)
-        self.user = Tower(len(self.fields.user.names), config)
+        self.histories = tuple(f.name for f in features if f.kind == "history" and config.history is not None)
+        lengths = [f.length for f in features if f.name in self.histories]
+        encoders = [make_encoder(config.history, config.embedding_size, n) for n in lengths if config.history]
+        self.encoders = nn.ModuleList(encoders)
+        self.user = Tower(len(self.fields.user.names) + len(encoders), config)
         self.item = Tower(len(self.fields.item.names), config)
         self.bias = nn.Parameter(torch.zeros(()))
 
     @property
     def hidden_names(self) -> tuple[str, ...]:
-        """``user.mlp.k``, ``user.vector`` [B, D] and ``item.mlp.k``, ``item.vector`` [R, D]."""
+        """``user.mlp.k``, ``user.vector`` [B, D], ``item.mlp.k``, ``item.vector`` [R, D]; ``history`` if encoded."""
         towers = (("user", self.user), ("item", self.item))
-        return tuple(n for side, tower in towers for n in (*tower.mlp.hidden_names(f"{side}.mlp."), f"{side}.vector"))
+        names = [n for side, tower in towers for n in (*tower.mlp.hidden_names(f"{side}.mlp."), f"{side}.vector")]
+        return (*names, "history") if self.histories else tuple(names)
 
     def forward(self, inputs: Inputs, hidden: Collection[str] = ()) -> Output:
         """Logits [R]; hidden states of the user tower have one row a request, of the item tower one a row."""
-        user_BD, states = self._tower("user", self.fields.user_fields(inputs.user), hidden)
+        user_BD, states = self._user(inputs.user, hidden)
         item_RD, item_states = self._tower("item", self.fields.item_fields(inputs.item), hidden)
         logits_R = (user_BD.index_select(0, inputs.row_R) * item_RD).sum(1) * self.scale + self.bias
         return Output(logits_R, states | item_states)
 
     def user_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[B, D] such that ``user @ item`` is the logit without its bias (the temperature sits in the user's)."""
-        return self._tower("user", self.fields.user_fields(columns), ())[0] * self.scale
+        return self._user(columns, ())[0] * self.scale
 
     def item_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[R, D], the vectors an index holds."""
         return self._tower("item", self.fields.item_fields(columns), ())[0]
+
+    def _user(self, columns: Mapping[str, Tensor], hidden: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        fields_BFD = self.fields.user_fields(columns)
+        encoded: list[Tensor] = []
+        for name, encoder in zip(self.histories, self.encoders, strict=True):
+            codes_BL = columns[name]
+            item_BLD = F.embedding(codes_BL + self.fields.offsets[ITEM_ID], self.fields.table.weight)
+            encoded.append(encoder(item_BLD, codes_BL > 0))
+        if encoded:
+            fields_BFD = torch.cat([fields_BFD, torch.stack(encoded, dim=1)], dim=1)
+        user_BD, states = self._tower("user", fields_BFD, hidden)
+        if "history" in hidden and encoded:
+            states["history"] = torch.cat(encoded, dim=1)
+        return user_BD, states
 
     def _tower(self, side: str, fields_NFD: Tensor, hidden: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
         tower = self.user if side == "user" else self.item
