@@ -59,14 +59,15 @@ def evaluate(
     Positives of a list are the test events with the last stage's label. recall@k and ndcg@k of a stage look at the
     stage's own order of what it received, k up to what it received (a recall stage: up to its ``keep``), and always
     at its own ``keep``; ``cascade`` holds the last stage's output and the share of positives that every stage keeps
-    (``survival``) and drops (``lost``). auc, gauc, logloss and ece are over the test rows of the stage's own label.
+    (``survival``) and drops (``lost``). auc, gauc, logloss and ece are over the test rows of the stage's own label. A
+    recall stage also has the facts of its ``index``, which was measured on validation requests.
     """
     cascade = Cascade(tuple(_masking(stage, config.mask_seen) for stage in cascade.stages))
     last = cascade.stages[-1]
     asked = evaluation_requests(dataset, "test", labelled[last.name].label)
-    for stage in cascade.stages:
-        if isinstance(stage, RetrievalStage):
-            stage.retriever(asked.requests.part)  # built before the clock of the trace starts
+    indices = {  # built before the clock of the trace starts
+        stage.name: stage.built(asked.requests.part) for stage in cascade.stages if isinstance(stage, RetrievalStage)
+    }
     trace = cascade.trace(asked.requests)
     num_positives_B = asked.offsets_B1.diff()
     stages: Tree = {}
@@ -82,6 +83,8 @@ def evaluate(
         width = hit_BK.shape[1]
         tree |= list_metrics(hit_BK, num_positives_B, {k for k in config.k if k <= width} | {min(stage.keep, width)})
         stages[stage.name] = tree | {"seconds_per_1000_requests": 1000 * step.seconds / max(1, len(asked.requests))}
+        if stage.name in indices:
+            stages[stage.name]["index"] = {**indices[stage.name].facts, "notes": list(indices[stage.name].notes)}
         kept_hits.append(hit_BK[:, : stage.keep].sum(1))
     funnel = survival(kept_hits, num_positives_B)
     final_BK = hits(trace.steps[-1].kept.item_BK, trace.steps[-1].kept.valid_BK, asked.offsets_B1, asked.positive_P)

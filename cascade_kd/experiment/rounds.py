@@ -199,7 +199,10 @@ def _term(shop: Workshop, config: LogitDistillConfig, teacher: Trained, task: Ta
 
 def _lists_key(shop: Workshop, upstream: Sequence[Trained]) -> str:
     weights = [s.upstream_weight for s in shop.config.stages[: len(upstream)]]
-    return content_key(lists=[[trained.key, trained.stage.keep] for trained in upstream], upstream_weights=weights)
+    stages = [trained.stage for trained in upstream]
+    indices = [stage.index.model_dump() for stage in stages if isinstance(stage, RetrievalStage)]
+    lists = [[trained.key, trained.stage.keep] for trained in upstream]
+    return content_key(lists=lists, upstream_weights=weights, indices=indices)
 
 
 def _lists(shop: Workshop, key: str, upstream: Sequence[Trained]) -> Candidates:

@@ -39,7 +39,6 @@ from cascade_kd.experiment.rundir import (
 )
 from cascade_kd.experiment.store import Store
 from cascade_kd.report import Report, atomic_write_text, render_html
-from cascade_kd.retrieval import IndexConfig, make_retriever
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
@@ -241,7 +240,8 @@ def _reached(folder: Path) -> dict[tuple[int, int, str], int]:
 
 def _notes(config: ExperimentConfig, seeds: Mapping[str, Tree]) -> list[str]:
     """What a reader should know before the figures: which index served, and a stage that orders worse than before."""
-    notes = [make_retriever(stage.index or IndexConfig())[1] for stage in config.stages if stage.level == "recall"]
+    indices = [stage["index"] for tree in seeds.values() for stage in tree["stages"].values() if "index" in stage]
+    notes = list(dict.fromkeys(note for index in indices for note in index["notes"]))
     keep = config.stages[-1].keep
     name = f"recall@{keep}"
     for seed, tree in seeds.items():
@@ -252,7 +252,7 @@ def _notes(config: ExperimentConfig, seeds: Mapping[str, Tree]) -> list[str]:
                     f"Seed {seed}: stage '{after}' orders worse than '{before}' does: {name} of its own order is "
                     f"{b:.4f}, against {a:.4f} of the order it received."
                 )
-    return [note for note in notes if note]
+    return notes
 
 
 def _about(config: ExperimentConfig, dataset: Dataset, device: torch.device, started: float) -> Tree:

@@ -18,6 +18,7 @@ from cascade_kd.report.tree import Tree, is_leaf, jsonable, leaf_mean, leaves, l
 Path = tuple[str, ...]
 LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "ece": "ECE"}
 REFERENCES = {"oracle": "best possible"}  # what the true probabilities of a generated world reach
+INDEX_COSTS = {"build_seconds": "build s", "bytes_per_vector": "bytes per vector"}
 LOWER_IS_BETTER = frozenset({"log loss", "ECE"})
 NO_DIRECTION = frozenset({"lost here", "keep"})  # a better stage before it sends more, so more can be lost here
 PLAIN_KEYS = frozenset({"mean", "stderr", "n", "why"})
@@ -116,6 +117,18 @@ def cascade_table(report: Report) -> Table:
         if any(cell.mean is not None for cell in cells):
             rows.append(Row(label, "reference", cells))
     return _table(report, "Whole cascade", tuple(metrics), rows)
+
+
+def index_table(report: Report) -> Table:
+    """Per recall stage, how near its index comes to exact search on validation requests, and what it costs."""
+    rows: list[Row] = []
+    for stage in stage_names(report):
+        index = next(filter(None, (lookup(tree, "stages", stage, "index") for tree in report.seeds.values())), None)
+        if index is not None:
+            recall = next(key for key in index if re.fullmatch(r"recall@\d+", key))
+            cells = (figure(report, ("stages", stage, "index", key)) for key in (recall, *INDEX_COSTS))
+            rows.append(Row(f"{stage}: {index['kind']}", "main", tuple(cells)))
+    return _table(report, "Index", ("share of exact", *INDEX_COSTS.values()), rows)
 
 
 def distill_table(report: Report) -> Table:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cascade_kd.report.cells import MISSING, VERDICT_NOTE, Cell, Row, Table
 from cascade_kd.report.report import Report
-from cascade_kd.report.tables import cascade_table, distill_table, funnel_table
+from cascade_kd.report.tables import cascade_table, distill_table, funnel_table, index_table
 
 ROW_STYLES = {"main": "bold", "baseline": "dim", "difference": "", "reference": "dim"}
 VERDICT_STYLES = {"better": "green", "worse": "red"}
@@ -22,11 +22,11 @@ ASCII = (("±", "+-"), (MISSING, "-"))  # for consoles whose encoding has neithe
 
 
 def funnel_tables(report: Report) -> list[RenderableType]:
-    """What ``run`` prints: the funnel, the whole cascade against its references, and the distillers if any.
+    """What ``run`` prints: the funnel, the whole cascade against its references, the distillers if any, the index.
 
     Each fits the width at hand: errors beside the figures, below them, or one figure a line. Numbers are never cut.
     """
-    tables = [funnel_table(report), cascade_table(report), distill_table(report)]
+    tables = [funnel_table(report), cascade_table(report), distill_table(report), index_table(report)]
     return [TerminalTable(table) for table in tables if table.rows]
 
 

@@ -5,15 +5,27 @@ Axes: I items, B queries, D embedding, K places, C items of a chunk.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from cascade_kd.errors import UserError
 
 
+def serial(x: Tensor) -> Any:
+    """A CPU tensor as a NumPy view, whose loops start no threads; a GPU tensor as it is.
+
+    Threads of torch started between two calls of faiss wait for cores on which those of faiss still spin.
+    """
+    return x if x.is_cuda else x.numpy()
+
+
 def check_vectors(vectors_ID: Tensor, what: str) -> None:
     """Raise UserError for vectors that are NaN or infinite, which no index can order."""
-    finite_I = vectors_ID.isfinite().all(dim=1)
+    vectors_ID = vectors_ID.detach().float()
+    finite_I = torch.as_tensor((abs(serial(vectors_ID)) < math.inf).all(1))
     if not bool(finite_I.all()):
         bad = (~finite_I).nonzero().squeeze(1)
         raise UserError(
@@ -59,7 +71,18 @@ class ExactRetriever:
         check_vectors(vectors_ID, "item")
         self.vectors_ID = vectors_ID.detach().float()
 
-    def search(self, query_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    @property
+    def num_vectors(self) -> int:
+        """I."""
+        assert self.vectors_ID is not None, "build before search"
+        return len(self.vectors_ID)
+
+    @property
+    def deepest(self) -> int:
+        """0: no search leaves a vector out."""
+        return 0
+
+    def search(self, query_BD: Tensor, k: int, *, depth: int = 0) -> tuple[Tensor, Tensor]:
         """The k best rows of every query; see :class:`~cascade_kd.retrieval.retriever.Retriever`."""
         assert self.vectors_ID is not None, "build before search"
         check_vectors(query_BD, "query")

@@ -1,4 +1,4 @@
-"""Search that leaves out each user's own items, and how near an index comes to exact search.
+"""Search that leaves out each user's own items.
 
 Axes: B queries, K places, D embedding, E excluded rows of all queries; b queries of a batch, F places fetched.
 """
@@ -29,9 +29,10 @@ class Found(NamedTuple):
 def search_excluding(retriever: Retriever, query_BD: Tensor, k: int, offsets_B1: Tensor, excluded_E: Tensor) -> Found:
     """The k best rows of every query without those it excludes, ``excluded_E[offsets_B1[b]:offsets_B1[b + 1]]``.
 
-    Excluded rows ascend within a query. Exact if the index is: a batch fetches k plus the largest number that one of
-    its queries excludes. Queries are batched by that number, so that one heavy user does not widen the searches of
-    others, and memory is bounded by ``MAX_PLACES``. A list is shorter than k only if fewer rows remain.
+    Excluded rows are rows of the index and ascend within a query. Exact if the index is: a batch fetches k plus the
+    largest number that one of its queries excludes. Queries are batched by that number, so that one heavy user does
+    not widen the searches of others, and memory is bounded by ``MAX_PLACES``. Queries for which an approximate index
+    finds too few are searched again, deeper each time: a list is shorter than k only if fewer rows remain.
     """
     row_BK = torch.full((len(query_BD), k), -1, dtype=torch.int64, device=query_BD.device)
     score_BK = torch.full((len(query_BD), k), -torch.inf, device=query_BD.device)
@@ -46,9 +47,15 @@ def search_excluding(retriever: Retriever, query_BD: Tensor, k: int, offsets_B1:
         near = bisect.bisect_right(widths, -widths[start] / 2, key=lambda width: -width) - start
         size = min(near, MAX_QUERIES, max(1, MAX_PLACES // widths[start]))
         batch_b = order_B[start : start + size]
-        score_bF, found_bF = retriever.search(query_BD[batch_b], widths[start])
-        excluded_bF = is_member(found_bF, *_rows_of(batch_b, offsets_B1, excluded_E))
-        row_BK[batch_b], score_BK[batch_b] = _first(found_bF, score_bF, (found_bF >= 0) & ~excluded_bF, k)
+        remaining_b = (retriever.num_vectors - count_B[batch_b]).clamp(max=k)
+        for depth in range(retriever.deepest + 1):
+            score_bF, found_bF = retriever.search(query_BD[batch_b], widths[start], depth=depth)
+            excluded_bF = is_member(found_bF, *_rows_of(batch_b, offsets_B1, excluded_E))
+            row_BK[batch_b], score_BK[batch_b] = _first(found_bF, score_bF, (found_bF >= 0) & ~excluded_bF, k)
+            short_b = (row_BK[batch_b] >= 0).sum(dim=1) < remaining_b
+            batch_b, remaining_b = batch_b[short_b], remaining_b[short_b]
+            if len(batch_b) == 0:
+                break
         start += size
     return Found(row_BK, score_BK, row_BK >= 0)
 
@@ -68,20 +75,3 @@ def _first(row_BF: Tensor, score_BF: Tensor, keep_BF: Tensor, k: int) -> tuple[T
     row_BK = torch.full((len(row_BF), k + 1), -1, dtype=torch.int64, device=row_BF.device)
     score_BK = torch.full((len(row_BF), k + 1), -torch.inf, device=row_BF.device)
     return row_BK.scatter_(1, place_BF, row_BF)[:, :k], score_BK.scatter_(1, place_BF, score_BF)[:, :k]
-
-
-def agreement(retriever: Retriever, exact: Retriever, query_BD: Tensor, k: int) -> float:
-    """Recall@k of an index: the share of exact search's k best rows that it finds too, mean over the queries.
-
-    Divided by the number of rows that exact search finds, which is less than k in a small catalogue. Of equal scores
-    at the cut the two may keep different rows. Raises ValueError for no query or an empty index.
-    """
-    _, found_BK = retriever.search(query_BD, k)
-    _, truth_BK = exact.search(query_BD, k)
-    count_B = (truth_BK >= 0).sum(dim=1)
-    if len(count_B) == 0 or not bool((count_B > 0).all()):
-        raise ValueError("agreement needs at least one query and one indexed vector")
-    truth_BK = truth_BK.sort(dim=1).values
-    offsets_B1 = torch.cat([count_B.new_zeros(1), count_B.cumsum(0)])
-    common_B = is_member(found_BK, offsets_B1, truth_BK[truth_BK >= 0]).sum(dim=1)
-    return float((common_B.double() / count_B).mean())

@@ -1,6 +1,6 @@
 """Recall: a two-tower model behind an index over the whole catalogue (floor 4).
 
-B requests, I items, D vector width, K candidates.
+B requests, I items, D vector width, K candidates, M events, Q queries that measure an index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import TowerModel
-from cascade_kd.retrieval import IndexConfig, Retriever, make_retriever, search_excluding
+from cascade_kd.retrieval import BuiltIndex, IndexConfig, Retriever, build_index, search_excluding
 from cascade_kd.stages.interface import require_online
 from cascade_kd.stages.scoring import order_by_logits, score_rows
 from cascade_kd.types import Candidates, Feature, Level, Part, Requests
@@ -29,7 +29,8 @@ class RetrievalStage:
     """Searches the index of item vectors for every user vector; leaves out what the user has already if asked.
 
     The index is built at the first search of each part and kept: item features that change with time are taken as
-    of the end of that part's log.
+    of the end of that part's log. If ``measured``, every build is measured on users of validation events and refused
+    below the recall that ``index`` asks for (UserError).
     """
 
     name: str
@@ -40,8 +41,9 @@ class RetrievalStage:
     dataset: Dataset
     index: IndexConfig = field(default_factory=IndexConfig)
     mask_seen: bool = True
+    measured: bool = True
     signals: frozenset[str] = frozenset({"ranking", "logits", "hidden", "embedding"})
-    _indices: dict[Part, Retriever] = field(default_factory=dict, repr=False, compare=False)
+    _indices: dict[Part, BuiltIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_online(self.name, self.level, self.features)
@@ -53,10 +55,7 @@ class RetrievalStage:
         """
         if candidates is not None:
             return order_by_logits(self, requests, candidates)
-        with _evaluation_mode(self.model):
-            query_BD = self.model.user_vectors(
-                self.dataset.user_inputs(self.names, requests, part=requests.part)
-            ).float()
+        query_BD = self._user_vectors(requests)
         retriever = self.retriever(requests.part)
         if self.mask_seen:
             offsets_B1, items = self.dataset.seen(requests.user_B, part=requests.part)
@@ -82,11 +81,28 @@ class RetrievalStage:
 
     def retriever(self, part: Part = "test") -> Retriever:
         """The index over item codes 1..I in order, built on first use."""
+        return self.built(part).retriever
+
+    def built(self, part: Part = "test") -> BuiltIndex:
+        """The same with what was measured of it."""
         if part not in self._indices:
-            retriever, _ = make_retriever(self.index)  # the run says it when another index than asked for serves
-            retriever.build(self.item_vectors(part))
-            self._indices[part] = retriever
+            queries_QD = self._held_queries() if self.measured else None
+            self._indices[part] = build_index(self.index, self.item_vectors(part), queries_QD, self.keep)
         return self._indices[part]
+
+    def _held_queries(self) -> Tensor:
+        """[Q, D] the users of validation events, evenly spaced in the log; of training events where there are none."""
+        part: Part = "valid" if len(self.dataset.rows("valid")) else "train"
+        rows_M = self.dataset.rows(part)
+        queries = min(self.index.num_queries, len(rows_M))
+        places_Q = torch.arange(queries, device=rows_M.device) * len(rows_M) // max(1, queries)
+        return self._user_vectors(self.dataset.requests_of(rows_M[places_Q], part=part))
+
+    def _user_vectors(self, requests: Requests) -> Tensor:
+        """[B, D] float32."""
+        with _evaluation_mode(self.model):
+            inputs = self.dataset.user_inputs(self.names, requests, part=requests.part)
+            return self.model.user_vectors(inputs).float()
 
     def item_vectors(self, part: Part = "test") -> Tensor:
         """[I, D] float32, item code i in row i - 1."""

@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_kd.report import Report
+from cascade_kd.report import Report, render_html
 from cascade_kd.report.cells import Cell, format_number
 from cascade_kd.report.headline import headlines, percent
+from cascade_kd.report.report import to_json
 from cascade_kd.report.tables import (
     cascade_table,
     difference,
     distill_table,
     figure,
     funnel_table,
+    index_table,
     stage_keeps,
     stage_names,
     student_of,
@@ -205,3 +207,21 @@ def test_a_short_list_is_measured_at_its_whole_length(made_up):
     recall = report.seeds["0"]["stages"]["recall"]
     recall["recall@150"] = recall.pop("recall@200")  # keep 200 of a catalogue of 150
     assert cell_at(funnel_table(report), "recall", "recall@keep").mean == recall["recall@150"]["mean"]
+
+
+def test_the_index_of_a_recall_stage_beside_exact_search(made_up):
+    report = made_up.make_report(seeds=2)
+    assert index_table(report).rows == ()
+    for seed, mean in (("0", 0.96), ("1", 0.98)):
+        facts = {"kind": "ivf", "nlist": 40, "nprobe": 8, "build_seconds": 1.5, "bytes_per_vector": 264.0, "notes": []}
+        report.seeds[seed]["stages"]["recall"]["index"] = facts | {"recall@200": {"mean": mean, "stderr": 0.01, "n": 9}}
+    table = index_table(report)
+    assert [row.label for row in table.rows] == ["recall: ivf"]
+    assert cell_at(table, "recall: ivf", "share of exact").mean == pytest.approx(0.97)
+    assert cell_at(table, "recall: ivf", "share of exact").error == pytest.approx(statistics.stdev([0.96, 0.98]))
+    assert cell_at(table, "recall: ivf", "build s").mean == 1.5
+    assert cell_at(table, "recall: ivf", "bytes per vector").mean == 264
+    text = render_html(report)
+    assert "recall: ivf" in text
+    assert "stages / recall / index / nprobe" in text
+    assert '"nprobe": 8' in to_json(report)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_kd.retrieval import ExactRetriever, FlatRetriever, excluding, search_excluding
+from cascade_kd.retrieval import ExactRetriever, FaissRetriever, excluding, search_excluding
+from cascade_kd.retrieval.plan import Plan
 
 NUM = 25  # items
 
@@ -31,20 +32,25 @@ class Spy:
     """Passes searches on and notes their sizes."""
 
     def __init__(self, inner):
-        self.inner, self.calls = inner, []
+        self.inner, self.calls, self.depths = inner, [], []
 
-    def build(self, vectors_ID):
-        self.inner.build(vectors_ID)
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
-    def search(self, query_BD, k):
+    def search(self, query_BD, k, *, depth=0):
         self.calls.append((len(query_BD), k))
-        return self.inner.search(query_BD, k)
+        self.depths.append(depth)
+        return self.inner.search(query_BD, k, depth=depth)
 
 
 sets = st.lists(st.lists(st.integers(0, NUM - 1), unique=True).map(sorted), min_size=0, max_size=8)
 
 
-@pytest.mark.parametrize("make", [ExactRetriever, FlatRetriever])
+def flat():
+    return FaissRetriever(Plan("flat"))
+
+
+@pytest.mark.parametrize("make", [ExactRetriever, flat])
 @settings(deadline=None, max_examples=75)
 @given(sets, st.integers(1, 30), st.sampled_from([1, 40, 100, 10**6]))
 def test_it_equals_filtering_a_full_sort(make, drawn, k, max_places):
@@ -83,3 +89,73 @@ def test_offsets_of_another_batch_are_refused():
         search_excluding(built(ExactRetriever), vectors(2, 1), 3, *ragged([[1]]))
     with pytest.raises(ValueError, match="must ascend"):
         search_excluding(built(ExactRetriever), vectors(1, 1), 3, *ragged([[5, 1]]))
+
+
+# -- indexes that look at a part of the vectors
+
+
+NUM_MANY = 600
+APPROXIMATE = {
+    "ivf": Plan("ivf", nlist=15, effort=1),
+    "sq": Plan("sq", nlist=15, sq_type="8bit", effort=1),
+    "ivfpq": Plan("ivfpq", nlist=10, pq_m=4, pq_bits=4, effort=1),
+    "ivfpq reranked": Plan("ivfpq", nlist=10, pq_m=4, pq_bits=4, rerank=3, effort=1),
+    "hnsw": Plan("hnsw", hnsw_m=4, ef_construction=8, effort=4),
+}
+
+
+@pytest.fixture(scope="module", params=APPROXIMATE.values(), ids=APPROXIMATE)
+def approximate(request):
+    retriever = FaissRetriever(request.param)
+    retriever.build(torch.cat([vectors(NUM_MANY - 50, 0), torch.ones(50, 4)]))
+    return retriever
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.sets(st.integers(0, NUM_MANY - 1), max_size=40).map(sorted), min_size=1, max_size=6),
+    st.integers(0, 8),
+    st.integers(1, 100),
+)
+def test_a_list_is_short_only_if_fewer_rows_remain(approximate, drawn, kept, k):
+    heavy = sorted(set(range(NUM_MANY)) - set(range(0, NUM_MANY, NUM_MANY // (kept + 1))))  # who has almost all
+    drawn = [*drawn, heavy, list(range(NUM_MANY))]
+    found = search_excluding(approximate, vectors(len(drawn), 1), k, *ragged(drawn))
+    for b, own in enumerate(drawn):
+        rows = found.row_BK[b][found.valid_BK[b]].tolist()
+        assert len(rows) == len(set(rows)) == min(k, NUM_MANY - len(own))
+        assert not set(rows) & set(own)
+        assert found.row_BK[b].tolist() == rows + [-1] * (k - len(rows))
+        scores = found.score_BK[b].tolist()
+        assert scores == sorted(scores, reverse=True)
+        assert all(score == -math.inf for score in scores[len(rows) :])
+
+
+def test_only_queries_with_short_lists_are_searched_again_and_ever_deeper():
+    retriever = FaissRetriever(Plan("ivf", nlist=16, effort=1))
+    retriever.build(vectors(NUM_MANY, 0))
+    query = vectors(8, 1)
+    reach = [(retriever.search(query, NUM_MANY, depth=depth)[1] >= 0).sum(1) for depth in range(3)]
+    assert retriever.deepest == 2
+    assert bool((reach[0] < reach[1]).all())
+    assert (reach[2] == NUM_MANY).all()  # all 16 lists
+    k = int(reach[0].median()) + 1
+    spy = Spy(retriever)
+    found = search_excluding(spy, query, k, torch.zeros(9, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    short = [int((lists < k).sum()) for lists in reach]
+    assert 0 < short[0] < 8
+    assert spy.calls == [(8, k), (short[0], k)] + [(short[1], k)] * bool(short[1])
+    assert spy.depths == [0, 1, 2][: len(spy.calls)]
+    assert found.valid_BK.all()
+
+
+def test_full_lists_are_those_of_one_search_of_the_index():
+    retriever = FaissRetriever(Plan("ivf", nlist=16, effort=8))
+    retriever.build(vectors(NUM_MANY, 0))
+    query, own = vectors(5, 1), [list(range(b, NUM_MANY, 50)) for b in range(5)]
+    spy = Spy(retriever)
+    found = search_excluding(spy, query, 10, *ragged(own))
+    assert spy.depths == [0]
+    _, rows = retriever.search(query, 10 + 12)
+    for b, banned in enumerate(own):
+        assert found.row_BK[b].tolist() == [row for row in rows[b].tolist() if row not in banned][:10]

@@ -1,23 +1,26 @@
 """Exact search, flat and torch, against sorting in NumPy."""
 
 import math
-from typing import get_args
 
 import numpy as np
-import pydantic
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_kd.errors import UserError
-from cascade_kd.retrieval import ExactRetriever, FlatRetriever, IndexConfig, agreement, make_retriever
-from cascade_kd.retrieval import flat as flat_module
+from cascade_kd.retrieval import ExactRetriever, FaissRetriever, faiss_index
+from cascade_kd.retrieval.plan import Plan
+
+
+def flat():
+    return FaissRetriever(Plan("flat"))
+
 
 RETRIEVERS = {
     "torch": ExactRetriever,
     "torch in small chunks": lambda: ExactRetriever(item_chunk=7, query_chunk=3),
-    "flat": FlatRetriever,
+    "flat": flat,
 }
 ALL = pytest.mark.parametrize("make", RETRIEVERS.values(), ids=RETRIEVERS)
 
@@ -73,7 +76,7 @@ def test_torch_breaks_ties_by_the_smaller_row_everywhere(num, queries, k, chunk,
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 10**6))
 def test_flat_orders_ties_by_the_smaller_row_among_those_found(num, k, seed):
     item, query = whole(num, seed=seed), whole(5, seed=seed + 1)
-    score, row = built(FlatRetriever, item).search(query, k)
+    score, row = built(flat, item).search(query, k)
     want_score, want_row = brute(query, item, k)
     assert score.tolist() == want_score.tolist()
     for got, want, points in zip(row.tolist(), want_row.tolist(), want_score.tolist(), strict=True):
@@ -118,47 +121,29 @@ def test_vectors_of_a_diverged_model_are_refused(make, bad):
         built(make, vectors(9)).search(item, 2)
 
 
-def test_agreement_is_the_share_of_rows_found():
-    item, query = vectors(40), vectors(8, seed=1)
-    exact = built(ExactRetriever, item)
-    assert agreement(built(FlatRetriever, item), exact, query, 10) == 1.0
-    assert agreement(built(FlatRetriever, item), exact, query, 100) == 1.0
-    other = built(ExactRetriever, vectors(40, seed=5))
-    truth, seen = (brute(query, vectors(40, seed=seed), 10)[1].tolist() for seed in (0, 5))
-    want = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, seen, strict=True)])
-    assert agreement(other, exact, query, 10) == pytest.approx(want)
-    with pytest.raises(ValueError, match="at least one query"):
-        agreement(exact, exact, query[:0], 10)
-    with pytest.raises(ValueError, match="one indexed vector"):
-        agreement(exact, built(ExactRetriever, vectors(0)), query, 10)
-
-
-def test_the_kind_is_one_of_those_that_exist():
-    assert IndexConfig().kind == "flat"
-    for kind in get_args(IndexConfig.model_fields["kind"].annotation):
-        assert make_retriever(IndexConfig(kind=kind))[1] == ""
-    with pytest.raises(pydantic.ValidationError, match="'flat' or 'torch'"):
-        IndexConfig(kind="hnsw")
-    with pytest.raises(pydantic.ValidationError, match="Extra inputs"):
-        IndexConfig(kind="flat", nprobe=8)
-
-
 def test_on_the_gpu_more_than_2048_places_go_to_torch(monkeypatch):
     """What a GPU index would do, with its limit lowered and the CPU index in its place."""
     item, query = vectors(30), vectors(4, seed=1)
-    retriever = built(FlatRetriever, item)
-    retriever._wide = built(ExactRetriever, item)
-    monkeypatch.setattr(flat_module, "GPU_MAX_K", 8)
-    monkeypatch.setattr(retriever._index, "search", lambda *_: pytest.fail("over the limit of the index"))
+    retriever = built(flat, item)
+    retriever._vectors_ID = item
+    monkeypatch.setattr(FaissRetriever, "on_gpu", True)
+    monkeypatch.setattr(faiss_index, "GPU_MAX_K", 8)
+    monkeypatch.setattr(faiss_index.faiss_module, "search", lambda *_: pytest.fail("over the limit of the index"))
     assert retriever.search(query, 9)[1].tolist() == brute(query, item, 9)[1].tolist()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@ALL
-def test_vectors_on_the_gpu(make):
-    item, query = whole(5000, dim=8), whole(20, dim=8, seed=1)
-    score, row = built(make, item.cuda()).search(query.cuda(), 30)
-    assert score.is_cuda
-    assert row.is_cuda
-    assert score.cpu().tolist() == brute(query, item, 30)[0].tolist()
+def test_reranking_on_the_gpu_finds_what_faiss_finds_on_the_cpu(monkeypatch):
+    """What a GPU index would do, with the CPU index in its place."""
+    item, query = vectors(3000), vectors(40, seed=1)
+    retriever = built(lambda: FaissRetriever(Plan("sq", nlist=8, sq_type="8bit", rerank=2, effort=3)), item)
+    assert retriever._vectors_ID is None
+    score, row = retriever.search(query, 30)
+    retriever._vectors_ID, retriever._serving = item, retriever._index
+    monkeypatch.setattr(FaissRetriever, "on_gpu", True)
+    for places in (1, 10**6):
+        monkeypatch.setattr(faiss_index, "RERANK_PLACES", places)
+        other_score, other_row = retriever.search(query, 30)
+        assert other_row.tolist() == row.tolist()
+        torch.testing.assert_close(other_score, score)
+    found = retriever.search(query, 3000, depth=0)
+    assert ((found[1] < 0) == (found[0] == -math.inf)).all()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cascade_kd.config import load_dataset_definition
 from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.errors import UserError
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.stages import RetrievalStage, retrieval
@@ -92,8 +93,8 @@ def test_given_candidates_are_ordered_by_logits_and_none_is_left_out(dataset: Da
 
 def test_one_index_a_part_built_at_the_first_search(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
-    make = retrieval.make_retriever
-    monkeypatch.setattr(retrieval, "make_retriever", lambda config: built.append(1) or make(config))
+    make = retrieval.build_index
+    monkeypatch.setattr(retrieval, "build_index", lambda *given: built.append(1) or make(*given))
     stage = make_stage(dataset)
     assert built == []
     requests = dataset.requests_of(dataset.rows("test")[:3], part="test")
@@ -170,3 +171,50 @@ def test_an_index_knows_no_label_of_the_part_it_serves(rated: Dataset, part: Par
     place = PARTS.index(part)
     assert torch.equal(stage.item_vectors(part), vectors_if_turned(events.part_N >= place))
     assert not torch.equal(stage.item_vectors(part), vectors_if_turned(events.part_N == place - 1))
+
+
+# -- indexes that look at a part of the catalogue
+
+
+APPROXIMATE = {
+    "ivf": IndexConfig(kind="ivf", nlist=2, nprobe=1, recall_floor=0.01),
+    "sq": IndexConfig(kind="sq", nlist=2, sq_type="8bit", recall_floor=0.8),
+    "hnsw": IndexConfig(kind="hnsw", hnsw_m=2, ef_construction=1, ef_search=1, recall_floor=0.01),
+}
+
+
+@pytest.mark.parametrize("kind", APPROXIMATE)
+@pytest.mark.parametrize("keep", [10, 60])
+def test_a_list_of_an_approximate_index_is_full_and_holds_nothing_seen(dataset: Dataset, kind: str, keep: int) -> None:
+    stage = replace(make_stage(dataset, keep=keep), index=APPROXIMATE[kind])
+    requests = dataset.requests_of(dataset.rows("test")[::20], part="test")
+    for user, items in zip(requests.user_B.tolist(), rows_of(stage(requests)), strict=True):
+        own = own_items(dataset, user, "test")
+        assert len(items) == len(set(items)) == min(keep, dataset.num_items - len(own))
+        assert not set(items) & own
+
+
+def test_recall_is_measured_on_users_of_validation_events(dataset: Dataset) -> None:
+    stage = replace(make_stage(dataset, keep=10), index=IndexConfig(kind="ivf", nlist=2, nprobe=1, recall_floor=0.01))
+    rows = dataset.rows("valid")
+    places = [number * len(rows) // 256 for number in range(256)]
+    asked = dataset.requests_of(rows[places], part="valid")
+    with torch.no_grad():
+        user_BD = stage.model.eval().user_vectors(dataset.user_inputs(stage.names, asked, part="valid"))  # type: ignore[attr-defined]
+    score_BI = (user_BD @ stage.item_vectors("test").T).double()
+    cut_B = score_BI.topk(10).values[:, -1]
+    row_BK = stage.retriever("test").search(user_BD, 10)[1]
+    reached_BK = score_BI.gather(1, row_BK.clamp(min=0)) >= cut_B[:, None] - 1e-5  # some items have the same vector
+    want = float((reached_BK & (row_BK >= 0)).double().mean())
+    fact = stage.built("test").facts["recall@10"]
+    assert fact["mean"] == pytest.approx(want)
+    assert fact["n"] == 256
+    assert 0 < want < 1
+
+
+def test_an_index_below_its_floor_serves_nobody_unless_it_is_not_measured(dataset: Dataset) -> None:
+    stage = replace(make_stage(dataset, keep=10), index=IndexConfig(kind="ivf", nlist=2, nprobe=1, recall_floor=1.0))
+    requests = dataset.requests_of(dataset.rows("test")[:3], part="test")
+    with pytest.raises(UserError, match="Raise nprobe, now 1, or leave it out"):
+        stage(requests)
+    assert replace(stage, measured=False)(requests).valid_BK.all()
