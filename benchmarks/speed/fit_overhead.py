@@ -61,7 +61,7 @@ def by_fit(task: Task, steps: int) -> float:
     with log.stage(task.stage, 1, sampler.steps_per_epoch, "auc", about) as bar:
         start = time.perf_counter()
         with DeferredInterrupt() as interrupt, scoped_seed():
-            train_epoch(task, task.model, optimizer, sampler, loss_parts, State(), steps, 1, bar, interrupt)
+            train_epoch(task, task.model, [optimizer], sampler, loss_parts, State(), steps, 1, bar, interrupt)
         return time.perf_counter() - start
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascade_kd.models.interface import Model, TowerModel
     from cascade_kd.models.mlp import MLP
     from cascade_kd.models.ranker import Ranker
+    from cascade_kd.models.table import Table
     from cascade_kd.models.two_tower import TwoTower
 else:
     __getattr__ = lazy(
@@ -32,9 +33,10 @@ else:
             "MLP": "mlp",
             "Model": "interface",
             "Ranker": "ranker",
+            "Table": "table",
             "TowerModel": "interface",
             "TwoTower": "two_tower",
         },
     )
 
-__all__ = ["DIN", "MLP", "DCNv2", "FieldEmbedding", "FinalMLP", "Model", "Ranker", "TowerModel", "TwoTower"]
+__all__ = ["DIN", "MLP", "DCNv2", "FieldEmbedding", "FinalMLP", "Model", "Ranker", "Table", "TowerModel", "TwoTower"]

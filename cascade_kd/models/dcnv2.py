@@ -48,7 +48,7 @@ class DCNv2(nn.Module):
     def __init__(self, config: DCNv2Config, features: Sequence[Feature]) -> None:
         super().__init__()
         width = len(features) * config.embedding_size
-        self.fields = FieldEmbedding(features, config.embedding_size)
+        self.fields = FieldEmbedding(features, config.embedding_size, config.embedding_std, config.embedding_max_rows)
         self.cross = CrossNetwork(width, config.cross_layers)
         self.mlp = MLP(width, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm)
         self.head = nn.Linear(width + self.mlp.out_width, 1)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -67,7 +66,7 @@ class DIN(nn.Module):
                 f"'{ITEM_ID}'; got {[f.name for f in features]}"
             )
         dim = config.embedding_size
-        self.fields = FieldEmbedding(features, dim)
+        self.fields = FieldEmbedding(features, dim, config.embedding_std, config.embedding_max_rows)
         self.units = nn.ModuleList(AttentionUnit(dim, config.attention_hidden) for _ in self.histories)
         width = (len(features) + len(self.histories)) * dim
         self.mlp = MLP(width, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm)
@@ -94,7 +93,7 @@ class DIN(nn.Module):
         return Output(logits_R, {name: state for name, state in found.items() if name in hidden} | states)
 
     def _items(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes + self.fields.offsets[ITEM_ID], self.fields.table.weight)
+        return self.fields.values(ITEM_ID, codes)
 
     def _attend(self, unit: nn.Module, history_BL: Tensor, query_RD: Tensor, row_R: Tensor) -> Tensor:
         """[R, D]; padding weighs nothing."""

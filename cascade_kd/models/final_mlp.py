@@ -35,7 +35,7 @@ class FinalMLP(nn.Module):
     def __init__(self, config: FinalMLPConfig, features: Sequence[Feature]) -> None:
         super().__init__()
         dim, width = config.embedding_size, len(features) * config.embedding_size
-        self.fields = FieldEmbedding(features, dim)
+        self.fields = FieldEmbedding(features, dim, config.embedding_std, config.embedding_max_rows)
         self.num_user = len(self.fields.user.names)
         contexts = (self.num_user * dim, (len(features) - self.num_user) * dim)
         self.gates = nn.ModuleList(

@@ -25,9 +25,22 @@ with warnings.catch_warnings():  # torch calls CSR a beta feature once a process
 
 def lookup_sum(table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor) -> Tensor:
     """[N, D] weighted sums of table rows; no gradient flows to the weights."""
-    if table_VD.device.type == "cpu" and torch.backends.mkl.is_available():
+    if _by_product(table_VD):
         return _WeightedSum.apply(table_VD, codes_NL, weight_NL)  # type: ignore[no-untyped-call, no-any-return]
     return F.embedding_bag(codes_NL, table_VD, mode="sum", per_sample_weights=weight_NL)
+
+
+def weighted_sum(table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor) -> Tensor:
+    """:func:`lookup_sum` without a gradient, bit for bit the same."""
+    if not _by_product(table_VD):
+        return F.embedding_bag(codes_NL, table_VD.detach(), mode="sum", per_sample_weights=weight_NL)
+    num, length = codes_NL.shape
+    crow = torch.arange(0, num * length + 1, length)
+    return _csr(crow, codes_NL.flatten(), weight_NL.flatten(), (num, table_VD.shape[0])) @ table_VD.detach()
+
+
+def _by_product(table_VD: Tensor) -> bool:
+    return table_VD.device.type == "cpu" and torch.backends.mkl.is_available()
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -35,9 +48,7 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor) -> Tensor:
         ctx.save_for_backward(codes_NL, weight_NL)
         ctx.num_rows = table_VD.shape[0]
-        num, length = codes_NL.shape
-        crow = torch.arange(0, num * length + 1, length)
-        return _csr(crow, codes_NL.flatten(), weight_NL.flatten(), (num, table_VD.shape[0])) @ table_VD
+        return weighted_sum(table_VD, codes_NL, weight_NL)
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None]:

@@ -49,12 +49,13 @@ class Ranker(nn.Module):
     def __init__(self, config: RankerConfig, features: Sequence[Feature]) -> None:
         super().__init__()
         num_fields, dim = len(features), config.embedding_size
+        std, most = config.embedding_std, config.embedding_max_rows
         deep = bool(config.hidden)
         if not (deep or config.linear or config.interaction != "none"):
             raise UserError("a ranker needs a part: give `hidden`, linear = true, or an `interaction`")
         self.bias = nn.Parameter(torch.zeros(()))
-        self.first_order = FieldEmbedding(features, 1) if config.linear else None
-        self.fields = FieldEmbedding(features, dim) if deep or config.interaction != "none" else None
+        self.first_order = FieldEmbedding(features, 1, std, most) if config.linear else None
+        self.fields = FieldEmbedding(features, dim, std, most) if deep or config.interaction != "none" else None
         self.interaction = _interaction(config, num_fields)
         self.mlp = MLP(num_fields * dim, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm)
         self.head = linear(self.mlp.out_width, 1, bias=False) if deep else None

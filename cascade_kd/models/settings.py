@@ -5,11 +5,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade_kd.types import Level, Side
+
+EMBEDDING_STD = 0.05
+EmbeddingStd = Annotated[
+    float, Field(gt=0.0, allow_inf_nan=False, description="standard deviation of the embeddings' first values")
+]
+EmbeddingMaxRows = Annotated[
+    int,
+    Field(ge=2, description="a vocabulary of more values shares rows by quotient and remainder; none: a row a value"),
+]
 
 
 class HistoryConfig(BaseModel):
@@ -32,6 +41,8 @@ class TwoTowerConfig(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item")
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
     hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of both towers")
     output_size: int = Field(default=32, ge=1, description="width of the user and item vectors")
     similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
@@ -54,6 +65,8 @@ class DCNv2Config(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     cross_layers: int = Field(default=3, ge=1, description="layers of the cross network")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
@@ -68,6 +81,8 @@ class RankerConfig(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the deep network; [] for none")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
     batch_norm: bool = Field(default=False, description="before each deep layer's activation")
@@ -89,6 +104,8 @@ class FinalMLPConfig(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the first stream")
     second_hidden: tuple[int, ...] = Field(
         default=(), description="widths of the second stream; [] for those of hidden"
@@ -114,6 +131,8 @@ class DINConfig(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     attention_hidden: tuple[int, ...] = Field(default=(32,), min_length=1, description="widths of the attention unit")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")

@@ -56,7 +56,7 @@ class TwoTower(nn.Module):
             )
         self.scale = 1.0 / config.temperature
         self.cosine = config.similarity == "cosine"
-        self.fields = FieldEmbedding(features, config.embedding_size)
+        self.fields = FieldEmbedding(features, config.embedding_size, config.embedding_std, config.embedding_max_rows)
         self.histories = tuple(f.name for f in features if f.kind == "history" and config.history is not None)
         lengths = [f.length for f in features if f.name in self.histories]
         encoders = [make_encoder(config.history, config.embedding_size, n) for n in lengths if config.history]
@@ -92,8 +92,7 @@ class TwoTower(nn.Module):
         encoded: list[Tensor] = []
         for name, encoder in zip(self.histories, self.encoders, strict=True):
             codes_BL = columns[name]
-            item_BLD = F.embedding(codes_BL + self.fields.offsets[ITEM_ID], self.fields.table.weight)
-            encoded.append(encoder(item_BLD, codes_BL > 0))
+            encoded.append(encoder(self.fields.values(ITEM_ID, codes_BL), codes_BL > 0))
         if encoded:
             fields_BFD = torch.cat([fields_BFD, torch.stack(encoded, dim=1)], dim=1)
         user_BD, states = self._tower("user", fields_BFD, hidden)

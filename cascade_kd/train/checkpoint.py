@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cascade_kd.errors import RunError
-from cascade_kd.report import atomic_write_bytes, atomic_write_text
+from cascade_kd.report import atomic_path, atomic_write_text
 
 _META = "cascade_kd"
 _MODEL = "model/"
 _OPTIMIZER = "optimizer/"
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")  # torch's Adam makes it in its first step
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for key, tensor in state.items():
             tensors[f"{_OPTIMIZER}{key}/{name}"] = tensor.detach().contiguous().cpu()
     text = json.dumps(checkpoint.meta, indent=1, sort_keys=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, save(tensors, metadata={_META: text}))
+    with atomic_path(path) as temporary:  # written from where the tensors are: no copy of a table in memory
+        save_file(tensors, temporary, metadata={_META: text})
     atomic_write_text(path.with_suffix(".json"), text + "\n")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU. Raises RunError when the file is not one of ours."""
+    """Read a checkpoint onto the CPU; its tensors stay in the file, mapped, until they are used.
+
+    Raises RunError when the file is not one of ours.
+    """
     model: dict[str, Tensor] = {}
     optimizer: dict[str, dict[str, Tensor]] = {}
     try:
@@ -77,7 +81,27 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Put a saved state back; parameters without one start fresh."""
-    names = [name for name, _ in model.named_parameters()]
-    packed = {i: dict(state[name]) for i, name in enumerate(names) if name in state}
-    optimizer.load_state_dict({"state": packed, "param_groups": optimizer.state_dict()["param_groups"]})
+    """Put back what a saved state holds of this optimiser's parameters; parameters without one start fresh.
+
+    Raises RunError when the state is that of another kind of optimiser.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    packed = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, parameter in enumerate(parameters):
+        saved = state.get(names[parameter])
+        if saved is None:
+            continue
+        held = packed["state"].get(place)
+        wanted = set(held or ADAM_STATE)
+        if set(saved) != wanted:
+            raise RunError(
+                f"init_from: the earlier run's optimiser kept {sorted(saved)} for '{names[parameter]}', this one keeps "
+                f"{sorted(wanted)}; keep the stage's optimizer and embedding_optimizer as they were"
+            )
+        if held is None:
+            packed["state"][place] = dict(saved)
+        else:  # in place: there is no second copy of a table's state
+            for key, value in saved.items():
+                held[key].copy_(value)
+    optimizer.load_state_dict(packed)

@@ -73,9 +73,16 @@ def newer_rows(dataset: Dataset, folder: Path) -> Tensor:
 
 
 def embedding_tables(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The fields and the first row of every vocabulary of every fused table, by its name: kept in each checkpoint."""
+    """Of every fused table, by its name: its fields, the first row of every vocabulary, and which are compressed.
+
+    Kept in each checkpoint.
+    """
     return {
-        name: {"fields": [*m.user.names, *m.item.names], "offsets": dict(m.offsets)}
+        name: {
+            "fields": [*m.user.names, *m.item.names],
+            "offsets": m.offsets,
+            "compressed": [vocabulary for vocabulary, rows in m.rows.items() if rows.compressed],
+        }
         for name, m in model.named_modules()
         if isinstance(m, FieldEmbedding)
     }
@@ -95,10 +102,16 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
         fields = held.get(table, {}).get("fields")
         if fields != now["fields"]:
             raise RunError(f"init_from: the earlier run's stage reads {fields}, this one {now['fields']}; {KEEP}")
+        compressed = [*held[table].get("compressed", ()), *now["compressed"]]
+        if compressed:
+            raise RunError(
+                f"init_from: embedding_max_rows gives the values of vocabulary '{compressed[0]}' shared rows, which "
+                "cannot follow them into another vocabulary; train from the start, without init_from"
+            )
     rows = {
         f"{table}.table.weight": _row_map(module, held[table]["offsets"], old, dataset)
         for table, module in model.named_modules()
-        if isinstance(module, FieldEmbedding) and module.offsets
+        if isinstance(module, FieldEmbedding) and module.rows
     }
     gone = sorted(set(best.model) - set(model.state_dict()))
     if gone:
@@ -111,7 +124,7 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
         optimizer[name] = {
             key: value
             if value.dim() == 0
-            else _moved(name, torch.zeros_like(fresh[name]), {name: value}, rows.get(name))
+            else _moved(name, value.new_zeros(*fresh[name].shape[:1], *value.shape[1:]), {name: value}, rows.get(name))
             for key, value in state.items()
         }
     return Grown(weights, optimizer, {"key": last.meta["key"], "step": last.meta["state"]["step"]})

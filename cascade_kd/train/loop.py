@@ -25,6 +25,7 @@ from cascade_kd.train.checkpoint import (
 )
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.monitor import make_monitor
+from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.settings import TrainConfig
@@ -56,11 +57,10 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
     check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
-    restore_optimizer(model, optimizer, task.optimizer)
-    state = _resume(folder / "last.safetensors", model, optimizer)
+    optimizers = make_optimizers(model, train)
+    for optimizer in optimizers:
+        restore_optimizer(model, optimizer, task.optimizer)
+    state = _resume(folder / "last.safetensors", model, optimizers)
     sampler = make_sampler(task)
     monitor, more_is_better = make_monitor(
         train.monitor, model, task.dataset, task.features, train.label, index=task.index
@@ -76,15 +76,15 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
             with DeferredInterrupt() as interrupt:
                 with scoped_seed(), flushed_denormals():
                     ended = train_epoch(
-                        task, model, optimizer, sampler, loss_parts, state, last_step, model_seed, bar, interrupt
+                        task, model, optimizers, sampler, loss_parts, state, last_step, model_seed, bar, interrupt
                     )
                 if ended:
                     _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
                     if state.bad_epochs == 0:
-                        _save(folder / "best.safetensors", model, None, state, about)
+                        _save(folder / "best.safetensors", model, (), state, about)
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
-                _save(folder / "last.safetensors", model, optimizer, state, about)
+                _save(folder / "last.safetensors", model, optimizers, state, about)
             if interrupt.signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
                 raise Interrupted(interrupt.signum, message)
@@ -117,7 +117,7 @@ def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
 def train_epoch(
     task: Task,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     sampler: Sampler | StreamSampler,
     loss_parts: Callable[[Batch, int, int], LossParts],
     state: State,
@@ -135,9 +135,11 @@ def train_epoch(
         torch.manual_seed(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
         parts = loss_parts(sampler.batch(state.step), state.step, total_steps)
         loss = sum_of(list(parts.values()))
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
@@ -172,16 +174,19 @@ def _close_epoch(
 
 
 def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, state: State, about: dict[str, Any]
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, about: dict[str, Any]
 ) -> None:
-    saved = optimizer_state(model, optimizer) if optimizer is not None else {}
+    saved: dict[str, dict[str, Tensor]] = {}
+    for optimizer in optimizers:
+        saved |= optimizer_state(model, optimizer)
     save_checkpoint(path, Checkpoint(model.state_dict(), about | {"state": vars(state)}, saved))
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def _resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
     if not path.exists():
         return State()
     checkpoint = load_checkpoint(path)
     model.load_state_dict(dict(checkpoint.model))
-    restore_optimizer(model, optimizer, checkpoint.optimizer)
+    for optimizer in optimizers:
+        restore_optimizer(model, optimizer, checkpoint.optimizer)
     return State(**checkpoint.meta["state"])

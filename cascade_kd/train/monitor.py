@@ -42,9 +42,11 @@ def _recall_monitor(
     k: int, model: TowerModel, dataset: Dataset, features: Sequence[Feature], label: str, index: IndexConfig
 ) -> Monitor:
     asked = evaluation_requests(dataset, "valid", label)
+    exact = index if index.is_exact else IndexConfig()
 
     def measure() -> float:
-        stage = RetrievalStage("monitor", "recall", min(k, dataset.num_items), tuple(features), model, dataset, index)
+        keep = min(k, dataset.num_items)
+        stage = RetrievalStage("monitor", "recall", keep, tuple(features), model, dataset, exact, measured=False)
         found = stage(asked.requests)
         hit_BK = hits(found.item_BK, found.valid_BK, asked.offsets_B1, asked.positive_P)
         metric = recall_at(hit_BK, asked.offsets_B1.diff(), k)

@@ -105,12 +105,22 @@ class TrainConfig(BaseModel):
     `samples`, corrected for the probability of drawing them."""
     samples: tuple[SampleSource, ...] = Field(default_factory=_default_samples, min_length=1)
     """The rows of an epoch; the default is impressions, in-batch with sampled-softmax."""
-    optimizer: Literal["adam"] = "adam"
-    """The optimiser; embedding rows that a batch does not touch are not updated."""
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    """The optimiser. With `adam`, embedding rows that a batch does not read still move, by their moments."""
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     """Step size of the optimiser."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight decay of the optimiser (Adam: an L2 penalty)."""
+    """L2 penalty: a term weight_decay / 2 * (sum of squares) of all weights in the loss of every step."""
+    embedding_optimizer: Literal["same", "sparse-adam", "sparse-adagrad", "rowwise-adagrad"] = "same"
+    """Of the embedding tables. `same` updates every row in every step, at a cost that grows with the table. The others
+    update the rows that the batch reads and no other; `rowwise-adagrad` keeps one accumulator a row."""
+    embedding_learning_rate: float = Field(
+        default_factory=lambda data: data["learning_rate"], gt=0, allow_inf_nan=False
+    )
+    """Step size of the embedding tables; `learning_rate` unless given."""
+    embedding_l2: float = Field(default_factory=lambda data: data["weight_decay"], ge=0, allow_inf_nan=False)
+    """L2 penalty of the embedding tables, in the place of `weight_decay`, which it is unless given. With `same` of all
+    rows in every step; with the others of the rows that the batch reads."""
     batch_size: int = Field(default=4096, ge=1)
     """Rows of a step."""
     epochs: int = Field(default=20, ge=1)

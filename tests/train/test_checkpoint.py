@@ -47,6 +47,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
         one_step(again, fresh, step)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+    assert path.stat().st_mode == path.with_suffix(".json").stat().st_mode  # as readable as any other file of the run
     assert checkpoint.meta == {"step": 5} == json.loads(path.with_suffix(".json").read_text())
 
 

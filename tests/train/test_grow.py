@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -24,6 +25,8 @@ from cascade_kd.train.checkpoint import (
     save_checkpoint,
 )
 from cascade_kd.train.grow import VOCABULARY, Grown, embedding_tables, grow, newer_rows, save_origin
+from cascade_kd.train.optimizers import make_optimizers
+from cascade_kd.train.settings import TrainConfig
 from cascade_kd.types import ITEM_ID, USER_ID, Feature
 
 TABLE = "fields.table.weight"
@@ -315,3 +318,52 @@ def test_projections_of_vectors_come_along(tmp_path: Path, old: Dataset, new: Da
     assert grown.optimizer[name]["exp_avg"].abs().sum() > 0
     with pytest.raises(RunError, match=r"'fields\.item\.projections\.0\.weight' was \(4, 3\) and is \(4, 5\) now"):
         grow_from(tmp_path, ranker((*new.online("rank"), replace(vector, length=5)), 2), new)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("rowwise-adagrad", "row_sum"), ("sparse-adam", "exp_avg_sq")])
+def test_the_state_of_a_row_sparse_optimiser_moves_by_value(
+    tmp_path: Path, old: Dataset, new: Dataset, kind: Literal["rowwise-adagrad", "sparse-adam"], key: str
+) -> None:
+    config = TrainConfig(label="click", embedding_optimizer=kind, learning_rate=0.1)
+    before = ranker(old.online("rank"))
+    leave_run(tmp_path, before, old)
+    checkpoint = load_checkpoint(tmp_path / "stage" / "last.safetensors")
+    table, optimizers = before.fields.table, make_optimizers(before, config)
+    for step in range(3):
+        table(torch.arange(len(table.weight))[step % 2 :: 2]).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    state = optimizer_state(before, optimizers[1])
+    save_checkpoint(
+        tmp_path / "stage" / "last.safetensors", Checkpoint(before.state_dict(), checkpoint.meta, dict(state))
+    )
+
+    after = ranker(new.online("rank"), 2)
+    grown = grow_from(tmp_path, after, new)
+    then_V, now_V = state[TABLE][key], grown.optimizer[TABLE][key]
+    assert now_V.shape == (len(after.fields.table.weight), *then_V.shape[1:])
+    moved = 0
+    for vocabulary, now in after.fields.offsets.items():
+        for code, value in enumerate(new.vocabularies[vocabulary].to_list(), start=1):
+            earlier = old.code_of(vocabulary, value)
+            want = then_V[before.fields.offsets[vocabulary] + earlier] if earlier else torch.zeros_like(then_V[0])
+            assert torch.equal(now_V[now + code], want)
+            moved += bool(earlier)
+    assert moved > 20
+    fresh = make_optimizers(after, config)
+    for optimizer in fresh:
+        restore_optimizer(after, optimizer, grown.optimizer)
+    assert torch.equal(fresh[1].state[after.fields.table.weight][key], now_V)
+    assert fresh[1].state[after.fields.table.weight]["step"] == 3
+
+
+def test_compressed_vocabularies_are_refused(tmp_path: Path, old: Dataset, new: Dataset) -> None:
+    message = r"init_from: embedding_max_rows gives the values of vocabulary '\w+' shared rows"
+    config = DCNv2Config(embedding_size=4, hidden=(8,), cross_layers=1, batch_norm=True, embedding_max_rows=5)
+    leave_run(tmp_path / "plain", ranker(old.online("rank")), old)
+    with pytest.raises(RunError, match=message):
+        grow_from(tmp_path / "plain", DCNv2(config, new.online("rank")), new)
+    leave_run(tmp_path / "compressed", DCNv2(config, old.online("rank")), old)
+    with pytest.raises(RunError, match=message):
+        grow_from(tmp_path / "compressed", ranker(new.online("rank")), new)

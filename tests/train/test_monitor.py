@@ -63,11 +63,12 @@ def evaluated(dataset: Dataset, model: TwoTower, *, keep: int, ranker: Model | N
     return evaluate(cascade, moved, labelled, EvaluateConfig(k=(5, 20), mask_seen=True))
 
 
-@pytest.mark.parametrize("kind", ["flat", "torch"])
+@pytest.mark.parametrize(
+    "index", [IndexConfig(kind="flat"), IndexConfig(kind="torch"), IndexConfig(kind="ivf", nlist=2, nprobe=1)]
+)
 @pytest.mark.parametrize("k", [3, 5, 20, 60])
-def test_recall_is_that_of_the_evaluation(dataset: Dataset, k: int, kind: str) -> None:
+def test_recall_is_that_of_the_evaluation_by_exact_search(dataset: Dataset, k: int, index: IndexConfig) -> None:
     model = two_tower(dataset)
-    index = IndexConfig(kind=kind)  # type: ignore[arg-type]
     measure, more_is_better = make_monitor(
         f"recall@{k}", model, dataset, dataset.online("recall"), "click", index=index
     )

@@ -1,0 +1,214 @@
+"""From ``[train]`` to optimisers: the default is one fused Adam bit for bit, state is saved, restored and grown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from cascade_kd.errors import RunError
+from cascade_kd.models import DCNv2, Ranker, Table
+from cascade_kd.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from cascade_kd.train.optimizers import make_optimizers
+from cascade_kd.train.settings import TrainConfig
+from cascade_kd.types import Feature, Inputs
+
+FEATURES = (
+    Feature("user_id", "categorical", "user", "recall", size=40, vocabulary="user_id"),
+    Feature("item_id", "categorical", "item", "recall", size=30, vocabulary="item_id"),
+    Feature("liked", "history", "user", "recall", size=30, length=4, vocabulary="item_id"),
+    Feature("hour", "numeric", "context", "recall"),
+)
+SPARSE = ("sparse-adam", "sparse-adagrad", "rowwise-adagrad")
+B = 6
+
+
+def config(**keys: Any) -> TrainConfig:
+    return TrainConfig(label="click", learning_rate=0.05, **keys)
+
+
+def ranker() -> DCNv2:
+    torch.manual_seed(0)
+    return DCNv2(DCNv2.Config(embedding_size=4, hidden=(6,), cross_layers=1, dropout=0.1), FEATURES)
+
+
+def loss_at(model: nn.Module, step: int) -> torch.Tensor:
+    torch.manual_seed(step)
+    user = {"user_id": torch.randint(0, 40, (B,)), "liked": torch.randint(0, 30, (B, 4)), "hour": torch.randn(B)}
+    inputs = Inputs(user, {"item_id": torch.randint(0, 30, (2 * B,))}, torch.arange(2 * B) // 2)
+    loss: torch.Tensor = (model(inputs).logits_R - torch.randn(2 * B)).square().mean()
+    return loss
+
+
+def train(
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    steps: range,
+    penalty: Callable[[], torch.Tensor | float] = lambda: 0.0,
+) -> None:
+    for step in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (loss_at(model, step) + penalty()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def state_of(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, dict[str, torch.Tensor]]:
+    saved: dict[str, dict[str, torch.Tensor]] = {}
+    for optimizer in optimizers:
+        saved |= optimizer_state(model, optimizer)
+    return saved
+
+
+def restore_all(model: nn.Module, optimizers: list[torch.optim.Optimizer], state: Any) -> None:
+    for optimizer in optimizers:
+        restore_optimizer(model, optimizer, state)
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_the_default_is_one_fused_adam_bit_for_bit(decay: float) -> None:
+    ours, plain = ranker(), ranker()
+    train(ours, make_optimizers(ours, config(weight_decay=decay)), range(6))
+    train(plain, [torch.optim.Adam(plain.parameters(), lr=0.05, weight_decay=decay, fused=True)], range(6))
+    assert_same(ours, plain)
+
+
+def test_adagrad_is_torchs() -> None:
+    ours, plain = ranker(), ranker()
+    train(ours, make_optimizers(ours, config(optimizer="adagrad", weight_decay=0.1)), range(6))
+    train(plain, [torch.optim.Adagrad(plain.parameters(), lr=0.05, weight_decay=0.1)], range(6))
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
+
+
+def test_sparse_adagrad_is_dense_adagrad() -> None:
+    ours, plain = ranker(), ranker()
+    train(ours, make_optimizers(ours, config(optimizer="adagrad", embedding_optimizer="sparse-adagrad")), range(12))
+    train(plain, make_optimizers(plain, config(optimizer="adagrad")), range(12))
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
+
+
+def test_embedding_l2_adds_half_lambda_times_the_sum_of_squares_of_every_row() -> None:
+    ours, plain = ranker(), ranker()
+    train(ours, make_optimizers(ours, config(embedding_l2=0.05)), range(6))
+    by_loss = make_optimizers(plain, config())
+    train(plain, by_loss, range(6), lambda: 0.05 / 2 * plain.fields.table.weight.square().sum())
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
+    without = ranker()
+    train(without, make_optimizers(without, config()), range(6))
+    assert not torch.allclose(ours.fields.table.weight, without.fields.table.weight, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["same", *SPARSE])
+def test_learning_rate_and_l2_of_the_tables_are_their_own(kind: Any) -> None:
+    still, moved = ranker(), ranker()
+    start = ranker()
+    train(still, make_optimizers(still, config(embedding_optimizer=kind, embedding_learning_rate=1e-30)), range(3))
+    assert torch.equal(still.fields.table.weight, start.fields.table.weight)
+    assert not torch.equal(still.head.weight, start.head.weight)
+    train(moved, make_optimizers(moved, config(embedding_optimizer=kind, embedding_l2=0.5)), range(3))
+    usual = ranker()
+    train(usual, make_optimizers(usual, config(embedding_optimizer=kind, weight_decay=0.5)), range(3))
+    assert not torch.equal(usual.head.weight, moved.head.weight)  # whose weights decayed too
+
+
+def test_defaults_follow_the_other_keys() -> None:
+    made = config(weight_decay=0.2)
+    assert (made.embedding_learning_rate, made.embedding_l2) == (0.05, 0.2)
+    for wrong in ({"embedding_learning_rate": 0.0}, {"embedding_l2": -1.0}, {"embedding_optimizer": "row-adam"}):
+        with pytest.raises(ValidationError):
+            config(**wrong)
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_tables_collect_for_a_row_sparse_optimiser_alone(kind: Any) -> None:
+    model = ranker()
+    train(model, make_optimizers(model, config(embedding_optimizer=kind)), range(2))
+    assert model.fields.table.touched is not None
+    dense, again = make_optimizers(model, config()), ranker()
+    again.load_state_dict(model.state_dict())
+    train(model, dense, range(2))
+    train(again, make_optimizers(again, config()), range(2))
+    assert model.fields.table.touched is None
+    assert_same(model, again)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("kind", ["same", *SPARSE])
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path: Path, optimizer: Any, kind: Any) -> None:
+    keys = config(optimizer=optimizer, embedding_optimizer=kind, weight_decay=0.01)
+    whole, half = ranker(), ranker()
+    train(whole, make_optimizers(whole, keys), range(8))
+    first = make_optimizers(half, keys)
+    train(half, first, range(4))
+    saved = state_of(half, first)
+    assert saved.keys() == dict(half.named_parameters()).keys()
+    save_checkpoint(tmp_path / "last.safetensors", Checkpoint(half.state_dict(), {}, saved))
+    checkpoint = load_checkpoint(tmp_path / "last.safetensors")
+    again = ranker()
+    again.load_state_dict(dict(checkpoint.model))
+    second = make_optimizers(again, keys)
+    restore_all(again, second, {})  # nothing saved: a fresh start
+    restore_all(again, second, checkpoint.optimizer)
+    train(again, second, range(4, 8))
+    assert_same(whole, again)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "kept", "wanted"),
+    [
+        ("same", "rowwise-adagrad", "exp_avg", "row_sum"),
+        ("rowwise-adagrad", "sparse-adagrad", "row_sum", "'sum'"),
+        ("sparse-adagrad", "same", "sum", "exp_avg"),
+    ],
+)
+def test_the_state_of_another_optimiser_is_refused(then: Any, now: Any, kept: str, wanted: str) -> None:
+    model = ranker()
+    before = make_optimizers(model, config(embedding_optimizer=then))
+    train(model, before, range(2))
+    state = state_of(model, before)
+    with pytest.raises(RunError, match=rf"init_from.*{kept}.*fields\.table\.weight.*{wanted}.*keep the stage's optim"):
+        restore_all(model, make_optimizers(model, config(embedding_optimizer=now)), state)
+
+
+def test_dense_and_lazy_adam_take_over_from_each_other() -> None:
+    """Their state is the same: moments of every row and a step count."""
+    model = ranker()
+    before = make_optimizers(model, config())
+    train(model, before, range(2))
+    state = optimizer_state(model, before[0])
+    after = make_optimizers(model, config(embedding_optimizer="sparse-adam"))
+    restore_all(model, after, state)
+    weight = model.fields.table.weight
+    assert after[1].state[weight]["step"] == 2
+    assert torch.equal(after[1].state[weight]["exp_avg"], state["fields.table.weight"]["exp_avg"])
+
+
+def test_first_order_and_fields_have_a_table_each() -> None:
+    model = Ranker(Ranker.Config(embedding_size=4, hidden=(6,), linear=True, interaction="fm"), FEATURES)
+    optimizers = make_optimizers(model, config(embedding_optimizer="rowwise-adagrad"))
+    assert sum(isinstance(module, Table) for module in model.modules()) == 2
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, optimizers, range(2))
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("code_offset_F"):
+            assert not torch.equal(tensor, before[name]), name
