@@ -4,11 +4,13 @@ The mask is the keyword ``where_..``. Logits in, never probabilities, in float32
 carries a gradient is refused. To add a loss: its function here, its line in the table of ``tests/losses``.
 """
 
-from cascade_kd.losses.label import bce, sampled_softmax
+from cascade_kd.losses.label import bce, bpr, ccl, sampled_softmax
 from cascade_kd.losses.logit import kl_binary, kl_listwise, mse_logits, mse_probabilities, mse_probabilities_listwise
 
 __all__ = [
     "bce",
+    "bpr",
+    "ccl",
     "kl_binary",
     "kl_listwise",
     "mse_logits",

@@ -1,6 +1,9 @@
 """Losses against labels.
 
 Axes: R rows (request, item), B examples of a batch, N columns (items of the batch or of a sample).
+
+The losses over columns take the target's place among them in ``target_B``, and in ``where_BN`` the columns that count.
+A row whose own target is masked holds no example: value and gradient 0.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_kd.losses.checks import check_same_shape
-from cascade_kd.masked import masked_log_softmax
+from cascade_kd.masked import masked_log_softmax, masked_mean
 
 
 def bce(logits_R: Tensor, label_R: Tensor) -> Tensor:
@@ -28,9 +31,8 @@ def sampled_softmax(score_BN: Tensor, target_B: Tensor, *, log_q_N: Tensor | Non
 
     ``-log softmax(score - log_q)[target]`` over the columns of ``where_BN``. ``target_B`` are column numbers (for
     in-batch negatives ``arange(B)``), ``log_q_N`` the log-probability that a column's item is drawn into the batch
-    ([B, N] where rows have columns of their own), None where all are equally likely. Accidental hits, that is other
-    columns with the target's item, are the caller's to mask. A row whose own target is masked holds no example: value
-    and gradient 0.
+    ([B, N] where rows have columns of their own), None where all are equally likely: over the whole catalogue it is the
+    full softmax. Accidental hits, that is other columns with the target's item, are the caller's to mask.
 
     Source: Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", RecSys 2019,
     section 3 (the correction applies to the target as well). Differs: ``log_q`` is given, not estimated online.
@@ -39,3 +41,34 @@ def sampled_softmax(score_BN: Tensor, target_B: Tensor, *, log_q_N: Tensor | Non
     logits_BN = score_BN if log_q_N is None else score_BN - log_q_N
     log_p_BN = masked_log_softmax(logits_BN, where_BN)
     return -torch.gather(log_p_BN, 1, target_B[:, None]).squeeze(1)
+
+
+def bpr(score_BN: Tensor, target_B: Tensor, *, where_BN: Tensor) -> Tensor:
+    """Bayesian personalised ranking: mean over the other columns of ``-log sigmoid(s_target - s_j)``, [B].
+
+    0 for a row without another column. Source: Rendle et al., UAI 2009, section 4.1, without its regulariser, which is
+    the optimiser's weight decay. Differs: the mean over several negatives of a positive instead of one.
+    """
+    target_B1, there_B, others_BN = _split(score_BN, target_B, where_BN)
+    loss_B = masked_mean(F.softplus(score_BN.masked_fill(~others_BN, 0.0) - target_B1), others_BN)
+    return loss_B.masked_fill(~there_B, 0.0)
+
+
+def ccl(cosine_BN: Tensor, target_B: Tensor, *, margin: float, negative_weight: float, where_BN: Tensor) -> Tensor:
+    """Cosine contrastive loss: ``1 - c_target + w * mean over the other columns of max(0, c_j - margin)``, [B].
+
+    Cosines in, not logits. Source: Mao et al., "SimpleX", CIKM 2021, eq. 2.
+    """
+    target_B1, there_B, others_BN = _split(cosine_BN, target_B, where_BN)
+    excess_BN = (cosine_BN.masked_fill(~others_BN, 0.0) - margin).clamp(min=0)
+    loss_B = 1 - target_B1.squeeze(1) + negative_weight * masked_mean(excess_BN, others_BN)
+    return loss_B.masked_fill(~there_B, 0.0)
+
+
+def _split(score_BN: Tensor, target_B: Tensor, where_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The target's score [B, 1], whether it counts [B], and the other columns that do."""
+    check_same_shape(score_BN, where_BN, "scores and their mask")
+    at_B1 = target_B.unsqueeze(1)
+    there_B1 = where_BN.gather(1, at_B1)
+    score_B1 = score_BN.gather(1, at_B1).masked_fill(~there_B1, 0.0)
+    return score_B1, there_B1.squeeze(1), where_BN.scatter(1, at_B1, False)

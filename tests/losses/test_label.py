@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from cascade_kd.losses import bce, sampled_softmax
+from cascade_kd.losses import bce, bpr, ccl, sampled_softmax
 
 
 def test_bce_is_the_log_of_the_odds():
@@ -87,3 +87,32 @@ def test_a_row_whose_target_is_masked_is_no_example():
     got.sum().backward()
     assert got.item() == 0
     assert not score.grad.any()
+
+
+def test_bpr_is_the_log_of_the_odds_that_the_target_comes_first():
+    score = torch.tensor([[0.0, math.log(3.0), math.log(3.0) - math.log(7.0)]])
+    got = bpr(score, torch.tensor([1]), where_BN=torch.tensor([[True, True, True]]))
+    assert_close(got, torch.tensor([-(math.log(3 / 4) + math.log(7 / 8)) / 2]))
+    assert_close(
+        bpr(score, torch.tensor([1]), where_BN=torch.tensor([[True, True, False]])), torch.tensor([math.log(4 / 3)])
+    )
+
+
+def test_bpr_and_ccl_of_a_target_alone():
+    score, alone = torch.tensor([[0.25, 9.0]]), torch.tensor([[True, False]])
+    assert bpr(score, torch.tensor([0]), where_BN=alone).item() == 0
+    assert ccl(score, torch.tensor([0]), margin=0.5, negative_weight=2.0, where_BN=alone).item() == 0.75
+
+
+def test_a_worked_value_of_ccl():
+    cosine = torch.tensor([[0.5, 0.95, 0.7, 0.91]], dtype=torch.float64)
+    got = ccl(cosine, torch.tensor([2]), margin=0.9, negative_weight=150.0, where_BN=torch.ones(1, 4, dtype=torch.bool))
+    assert got.item() == pytest.approx((1 - 0.7) + 150 / 3 * ((0.95 - 0.9) + (0.91 - 0.9)))
+
+
+def test_ccl_has_no_gradient_from_negatives_below_the_margin():
+    cosine = torch.tensor([[0.7, 0.5, 0.95]], requires_grad=True)
+    ccl(
+        cosine, torch.tensor([0]), margin=0.9, negative_weight=4.0, where_BN=torch.ones(1, 3, dtype=torch.bool)
+    ).sum().backward()
+    assert_close(cosine.grad, torch.tensor([[-1.0, 0.0, 2.0]]))

@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from cascade_kd.losses import (
     bce,
+    bpr,
+    ccl,
     kl_binary,
     kl_listwise,
     mse_logits,
@@ -56,6 +58,19 @@ CASES = {
         listwise=True,
         teacher=False,
         shift=True,
+    ),
+    "bpr": Case(
+        lambda x, z, where: bpr(x, torch.zeros(len(x), dtype=torch.int64), where_BN=where),
+        listwise=True,
+        teacher=False,
+        shift=True,
+    ),
+    "ccl": Case(
+        lambda x, z, where: ccl(
+            x, torch.zeros(len(x), dtype=torch.int64), margin=0.5, negative_weight=3.0, where_BN=where
+        ),
+        listwise=True,
+        teacher=False,
     ),
 }
 
