@@ -14,7 +14,7 @@ from cascade_kd.config.tables import SIDES
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
-from cascade_kd.train.settings import DRAW, TrainConfig, other_monitor
+from cascade_kd.train.settings import BY_VECTORS, DRAW, TrainConfig, other_monitor
 from cascade_kd.types import ITEM_ID, LEVELS, USER_ID, Level, Side
 
 
@@ -92,17 +92,17 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
     if definition is not None:
         yield from _check_one_class(draft, train, definition)
     tower = kind is None or kind.is_tower
-    if train.loss == "sampled-softmax":
-        if not tower:
-            message = f"loss 'sampled-softmax' needs user and item vectors, which type '{draft.keys.type}' lacks"
-            yield draft.problem(("train", "loss"), f"{message}; want 'bce'")
+    if train.loss in BY_VECTORS and not tower:
+        message = f"loss '{train.loss}' needs user and item vectors, which type '{draft.keys.type}' lacks"
+        yield draft.problem(("train", "loss"), f"{message}; want 'bce' or 'bpr'")
+    if train.loss != "bce":
         if train.monitor == "logloss":
-            message = "a sampled softmax gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
+            message = f"loss '{train.loss}' gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
             yield draft.problem(("train", "monitor"), message)
         if draft.keys.label_weight not in (1.0, "rest"):
-            message = "loss 'sampled-softmax' is the whole loss of its stage; leave label_weight out"
+            message = f"loss '{train.loss}' is the whole loss of its stage; leave label_weight out"
             yield draft.problem(("label_weight",), message)
-    elif train.monitor.startswith("recall@") and not tower:
+    if train.monitor.startswith("recall@") and not tower and train.loss not in BY_VECTORS:
         message = "recall@K is taken over the whole catalogue by user and item vectors"
         yield draft.problem(
             ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"
@@ -111,24 +111,27 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
 
 def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
     """Every source of rows fits the loss and the place in the cascade."""
-    softmax = train.loss == "sampled-softmax"
+    on_rows = train.loss == "bce"
+    pairs = train.loss == "bpr" and draft.kind is not None and not draft.kind.is_tower
+    by_rows = f"loss '{train.loss}' of a model without vectors" if pairs else f"loss '{train.loss}'"
     for number, source in enumerate(train.samples):
         at: KeyPath = ("train", "samples", number)
         if source.source == "upstream" and draft.place == 0:
-            want = "'in-batch' or 'uniform'" if softmax else "'impressions' or 'uniform'"
+            want = "'impressions' or 'uniform'" if on_rows else "'in-batch' or 'uniform'"
             message = f"the first stage has no stage before it to take samples from; want {want}"
             yield draft.problem((*at, "from"), message)
-        elif source.source == "impressions" and softmax:
-            message = (
-                "loss 'sampled-softmax' trains on the events whose label is true and takes no 'impressions' samples"
-            )
+        elif source.source == "impressions" and not on_rows:
+            message = f"loss '{train.loss}' trains on the events whose label is true and takes no 'impressions' samples"
             yield draft.problem((*at, "from"), f"{message}; want 'in-batch', 'uniform' or another source of negatives")
-        elif source.source == "in-batch" and not softmax:
-            message = f"loss '{train.loss}' scores row by row and takes no 'in-batch' negatives"
+        elif source.source == "in-batch" and (on_rows or pairs):
+            message = f"{by_rows} scores row by row and takes no 'in-batch' negatives"
             yield draft.problem((*at, "from"), f"{message}; want 'uniform', or loss = \"sampled-softmax\"")
-        if softmax and source.weight != 1:
-            message = f"the columns of a sampled softmax have no weight, got {source.weight:g}"
-            yield draft.problem((*at, "weight"), f"{message}; leave it out, and draw more or fewer by per_positive")
+        if source.per_batch and (on_rows or pairs):
+            message = f"{by_rows} scores row by row, so its draws are a positive event's own"
+            yield draft.problem((*at, "per_batch"), f"{message}; want per_positive")
+        if not on_rows and source.weight != 1:
+            message = f"the negatives of loss '{train.loss}' have no weight, got {source.weight:g}"
+            yield draft.problem((*at, "weight"), f"{message}; leave it out, and draw more or fewer")
 
 
 def _check_one_class(draft: StageDraft, train: TrainConfig, definition: DatasetDefinition) -> Iterator[Problem]:

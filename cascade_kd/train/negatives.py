@@ -17,7 +17,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from cascade_kd.streams import hashed
+from cascade_kd.streams import hashed, seed_at
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates
 
@@ -135,6 +135,36 @@ class Negatives:
         return log_q_R
 
 
+@final
+@dataclass(frozen=True)
+class SharedNegatives:
+    """Items drawn anew every step for all positives of the batch, with their log q; they may repeat."""
+
+    sources: tuple[tuple[Distribution, int], ...]
+    seed: int
+    device: torch.device
+
+    @property
+    def num(self) -> int:
+        """S, the items of a step."""
+        return sum(count for _, count in self.sources)
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """Item codes [S] int64 and the log of the probability that one draw is the item [S]."""
+        nobody_1 = torch.zeros(1, dtype=torch.int64, device=self.device)
+        draw_S = hashed(seed_at(self.seed, step), torch.arange(self.num, device=self.device))
+        items: list[Tensor] = []
+        log_qs: list[Tensor] = []
+        for distribution, draw_K in zip(
+            (distribution for distribution, _ in self.sources),
+            draw_S.split([count for _, count in self.sources]),
+            strict=True,
+        ):
+            items.append(distribution.items(draw_K.unsqueeze(0), nobody_1)[0])
+            log_qs.append(distribution.log_q(nobody_1.expand_as(items[-1]), items[-1]))
+        return torch.cat(items), torch.cat(log_qs)
+
+
 def make_negatives(
     sources: Sequence[SampleSource],
     seed: int,
@@ -149,15 +179,23 @@ def make_negatives(
     ``counts_I1`` gives the training events of every item and is asked for popularity alone; ``lists`` [U + 1, L] are
     the upstream lists by user code.
     """
-    made: list[tuple[Distribution, int]] = []
-    for source in sources:
-        if source.source == "uniform":
-            made.append((Uniform(num_items), source.per_positive))
-        elif source.source == "popularity":
-            assert source.power is not None, "settings fill it in"
-            made.append((by_popularity(counts_I1(), source.power), source.per_positive))
-        elif source.source == "upstream":
-            assert lists is not None, "config gives such a stage its lists"
-            length_U = lists.valid_BK.sum(1).clamp(min=1)
-            made.append((Upstream(lists.item_BK, length_U, length_U.float().log().neg()), source.per_positive))
-    return Negatives(tuple(made), seed, is_seen)
+    made = tuple(
+        (make_distribution(source, num_items=num_items, counts_I1=counts_I1, lists=lists), source.per_positive)
+        for source in sources
+    )
+    return Negatives(made, seed, is_seen)
+
+
+def make_distribution(
+    source: SampleSource, *, num_items: int, counts_I1: Callable[[], Tensor], lists: Candidates | None = None
+) -> Distribution:
+    """Where the draws of a uniform, popularity or upstream source come from."""
+    if source.source == "uniform":
+        return Uniform(num_items)
+    if source.source == "popularity":
+        assert source.power is not None, "settings fill it in"
+        return by_popularity(counts_I1(), source.power)
+    assert source.source == "upstream", source.source
+    assert lists is not None, "config gives such a stage its lists"
+    length_U = lists.valid_BK.sum(1).clamp(min=1)
+    return Upstream(lists.item_BK, length_U, length_U.float().log().neg())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.streams import generator_at, stream
-from cascade_kd.train.negatives import Negatives, make_negatives
+from cascade_kd.train.negatives import Negatives, SharedNegatives, make_distribution, make_negatives
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Requests
 
@@ -170,13 +170,26 @@ def slot_weights(sources: Sequence[SampleSource]) -> Tensor:
 def kept_negatives(dataset: Dataset, sources: Sequence[SampleSource], lists: Candidates | None, seed: int) -> Negatives:
     """What the sources draw that draw the same in every epoch."""
     return make_negatives(
-        [source for source in sources if source.source in KEPT],
+        [source for source in sources if source.source in KEPT and source.per_positive],
         stream(seed, "negatives"),
         num_items=dataset.num_items,
         is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
         counts_I1=lambda: training_counts(dataset),
         lists=lists,
     )
+
+
+def shared_negatives(dataset: Dataset, sources: Sequence[SampleSource], seed: int) -> SharedNegatives:
+    """What the sources draw once a batch."""
+    made = [
+        (
+            make_distribution(source, num_items=dataset.num_items, counts_I1=lambda: training_counts(dataset)),
+            source.per_batch,
+        )
+        for source in sources
+        if source.per_batch
+    ]
+    return SharedNegatives(tuple(made), stream(seed, "shared negatives"), dataset.events.user_N.device)
 
 
 def training_counts(dataset: Dataset) -> Tensor:

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-Loss = Literal["bce", "sampled-softmax"]
+Loss = Literal["bce", "sampled-softmax", "full-softmax", "bpr", "ccl"]
 Source = Literal["impressions", "in-batch", "uniform", "popularity", "upstream", "hard"]
 
+BY_VECTORS: tuple[Loss, ...] = ("sampled-softmax", "full-softmax", "ccl")  # losses of user and item vectors
+SHARED = ("uniform", "popularity")  # sources that can draw for a whole batch
 NOT_DRAWN = ("impressions", "in-batch")  # sources whose rows are there already
 POOL_PER_NEGATIVE = 20
+CCL = {"ccl_margin": 0.9, "ccl_weight": 150.0}  # of SimpleX on Gowalla
 
 # The remedy for rows that are all positive.
 DRAW = 'draw some: samples = [{ from = "impressions" }, { from = "uniform", per_positive = 4 }]'
@@ -20,7 +23,7 @@ _MONITOR = re.compile(r"auc|logloss|recall@[1-9][0-9]*")
 
 
 def _default_monitor(data: dict[str, Any]) -> str:
-    return "recall@50" if data.get("loss") == "sampled-softmax" else "auc"
+    return "recall@50" if data.get("loss") in BY_VECTORS else "auc"
 
 
 def other_monitor(*, tower: bool) -> str:
@@ -29,8 +32,12 @@ def other_monitor(*, tower: bool) -> str:
 
 
 def _default_samples(data: dict[str, Any]) -> tuple[SampleSource, ...]:
-    softmax = data.get("loss") == "sampled-softmax"
-    return (SampleSource(source="in-batch" if softmax else "impressions"),)
+    loss = data.get("loss")
+    if loss == "full-softmax":
+        return ()
+    if loss == "bpr":
+        return (SampleSource(source="uniform", per_positive=1),)
+    return (SampleSource(source="in-batch" if loss in BY_VECTORS else "impressions"),)
 
 
 class SampleSource(BaseModel):
@@ -40,9 +47,12 @@ class SampleSource(BaseModel):
 
     source: Source = Field(validation_alias="from", serialization_alias="from")
     """Where they come from. `impressions`: the logged events; unlisted, only those whose label is true are trained on.
-    `in-batch`: the items of the batch's other positive events, for sampled-softmax. `uniform`: the whole catalogue.
+    `in-batch`: the items of the batch's other positive events, by their vectors. `uniform`: the whole catalogue.
     `popularity`: the catalogue in proportion to its training events. `upstream`: the list of the stage before.
     `hard`: what the model as it stands scores best of `pool` uniform candidates, drawn anew every step."""
+    per_batch: int | None = Field(default=None, ge=1)
+    """In the place of per_positive, for `uniform` and `popularity`: negatives drawn for all positive events of a batch
+    together, anew every step; with losses of user and item vectors."""
     per_positive: int = Field(default=0, validate_default=True)
     """Negatives drawn for every event whose label is true, >= 1; not for `impressions` and `in-batch`."""
     power: float | None = Field(default=None, gt=0, allow_inf_nan=False, validate_default=True)
@@ -52,13 +62,18 @@ class SampleSource(BaseModel):
     `pool` more rows a positive event than it trains on."""
 
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Weight of each of these rows in the losses, which are weighted means over the rows of a batch; not with
-    sampled-softmax."""
+    """Weight of each of these rows in a loss that is a weighted mean over rows, which is bce."""
 
     @field_validator("per_positive")
     @classmethod
     def _fits_the_source(cls, value: int, info: ValidationInfo) -> int:
-        source = info.data.get("source")
+        source, per_batch = info.data.get("source"), info.data.get("per_batch")
+        if per_batch is not None:
+            if source not in SHARED:
+                raise ValueError(f'from = "{source}" takes no per_batch; only "uniform" and "popularity" do')
+            if value != 0:
+                raise ValueError("per_batch and per_positive are two sources; give each an entry of its own kind")
+            return value
         if source in NOT_DRAWN and value != 0:
             takes = "every logged event" if source == "impressions" else "the batch's own items"
             raise ValueError(f'from = "{source}" takes {takes} and no per_positive; leave it out')
@@ -101,10 +116,17 @@ class TrainConfig(BaseModel):
     label: str
     """The label that the stage learns: a key of the data set's `[labels]`."""
     loss: Loss = "bce"
-    """`bce`: log loss on every row; `sampled-softmax`: the events whose label is true, each against the negatives of
-    `samples`, corrected for the probability of drawing them."""
-    samples: tuple[SampleSource, ...] = Field(default_factory=_default_samples, min_length=1)
-    """The rows of an epoch; the default is impressions, in-batch with sampled-softmax."""
+    """`bce`: log loss on every row. The others take the events whose label is true, each against negatives:
+    `sampled-softmax` those of `samples`, corrected for the probability of drawing them; `full-softmax` the whole
+    catalogue; `bpr` those of `samples`, pair by pair; `ccl` those of `samples` by the cosine of user and item vectors:
+    1 - cosine + ccl_weight x the mean excess of the negatives over ccl_margin. All but bce and bpr need vectors."""
+    ccl_margin: float | None = Field(default=None, ge=-1, le=1, allow_inf_nan=False, validate_default=True)
+    """For `ccl`: a negative whose cosine is below costs nothing; .9 unless given."""
+    ccl_weight: float | None = Field(default=None, gt=0, allow_inf_nan=False, validate_default=True)
+    """For `ccl`: weight of the negatives against the positive; 150 unless given."""
+    samples: tuple[SampleSource, ...] = Field(default_factory=_default_samples)
+    """The rows of an epoch; the default is impressions with bce, one uniform negative with bpr, none with full-softmax,
+    in-batch with the others."""
     optimizer: Literal["adam", "adagrad"] = "adam"
     """The optimiser. With `adam`, embedding rows that a batch does not read still move, by their moments."""
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -128,18 +150,33 @@ class TrainConfig(BaseModel):
     patience: int = Field(default=2, ge=0)
     """Stop after so many epochs in a row without a better `monitor`; 0 never stops early."""
     monitor: str = Field(default_factory=_default_monitor)
-    """`auc`, `logloss` or `recall@K` on the validation part; the default is auc, recall@50 with sampled-softmax."""
+    """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimiser steps, for a quick trial."""
 
     @property
     def lacks_negatives(self) -> bool:
         """Whether events whose label is false are the only negatives."""
-        return all(source.source == "impressions" for source in self.samples)
+        return self.loss != "full-softmax" and all(source.source == "impressions" for source in self.samples)
+
+    @field_validator("ccl_margin", "ccl_weight")
+    @classmethod
+    def _belongs_to_ccl(cls, value: float | None, info: ValidationInfo) -> float | None:
+        loss = info.data.get("loss")
+        if loss == "ccl":
+            return CCL[str(info.field_name)] if value is None else value
+        if loss is not None and value is not None:
+            raise ValueError(f"loss '{loss}' has no {info.field_name}, got {value:g}; leave it out")
+        return value
 
     @field_validator("samples")
     @classmethod
-    def _one_entry_a_source(cls, value: tuple[SampleSource, ...]) -> tuple[SampleSource, ...]:
+    def _fit_the_loss(cls, value: tuple[SampleSource, ...], info: ValidationInfo) -> tuple[SampleSource, ...]:
+        full = info.data.get("loss") == "full-softmax"
+        if full and value:
+            raise ValueError("with loss 'full-softmax' every item of the catalogue is a negative; leave samples out")
+        if not full and not value:
+            raise ValueError('name a source of rows, such as { from = "impressions" }, or leave samples out')
         sources = [entry.source for entry in value]
         twice = sorted({source for source in sources if sources.count(source) > 1})
         if twice:

@@ -16,9 +16,10 @@ from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
+from cascade_kd.train.contrast import batch_columns, catalogue_columns, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
-from cascade_kd.train.objective import log_popularity, pointwise_loss, softmax_loss, weighted_mean
-from cascade_kd.train.samples import Batch, Sampler
+from cascade_kd.train.objective import pointwise_loss, row_logits, weighted_mean
+from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
 from cascade_kd.types import Candidates, Feature
@@ -93,7 +94,7 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
 
 def make_loss(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
     """(batch, step, total steps) -> the weighted terms of the loss by name; their sum is minimised."""
-    on_batch = _softmax(task, sampler) if task.train.loss == "sampled-softmax" else _pointwise(task, sampler)
+    on_batch = _pointwise(task, sampler) if task.train.loss == "bce" else _contrast(task, sampler)
     hard = make_hard_negatives(task, sampler)
     if hard is None:
         return on_batch
@@ -109,23 +110,54 @@ def make_hard_negatives(task: Task, sampler: Sampler | StreamSampler) -> HardNeg
     return None
 
 
-def _softmax(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
-    tower, dataset, names, samples = task.model, task.dataset, task.names, task.train.samples
-    assert isinstance(tower, TowerModel), "config lets only tower models train with a sampled softmax"
-    in_batch = any(source.source == "in-batch" for source in samples)
+def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
+    """Every positive against negatives: by vectors where the model has them, else row by row."""
+    model, dataset, names, train = task.model, task.dataset, task.names, task.train
+    num_drawn = sum(source.per_positive for source in train.samples)
+    if not isinstance(model, TowerModel):
+        assert train.loss == "bpr", "config lets only tower models train with the other losses"
+        known = _known_columns(task, sampler)
+
+        def by_rows(batch: Batch, step: int, total_steps: int) -> LossParts:
+            logits_R = row_logits(
+                model, dataset, names, batch, known=known.of(batch), known_user=known.of_requests(batch)
+            )
+            return {"label": contrast_loss(row_columns(logits_R, batch, num_drawn), train)}
+
+        return by_rows
+    if train.loss == "full-softmax":
+        return lambda batch, step, total_steps: {
+            "label": contrast_loss(catalogue_columns(model, dataset, names, batch), train)
+        }
+    in_batch = any(source.source == "in-batch" for source in train.samples)
     log_q_I1 = log_popularity(sampler.item_counts()) if in_batch else None
-    num_drawn = sum(source.per_positive for source in samples)
-    return lambda batch, step, total_steps: {
-        "label": softmax_loss(tower, dataset, names, batch, log_q_I1=log_q_I1, num_drawn=num_drawn)
-    }
+    shared = shared_negatives(dataset, train.samples, task.seed)
+
+    def by_vectors(batch: Batch, step: int, total_steps: int) -> LossParts:
+        columns = batch_columns(
+            model,
+            dataset,
+            names,
+            batch,
+            log_q_I1=log_q_I1,
+            num_drawn=num_drawn,
+            shared=shared.draw(step) if shared.num else None,
+            cosine=train.loss == "ccl",
+        )
+        return {"label": contrast_loss(columns, train)}
+
+    return by_vectors
+
+
+def _known_columns(task: Task, sampler: Sampler | StreamSampler) -> StatisticColumns | StreamColumns:
+    """The columns of training rows that need no look-up any more."""
+    if isinstance(sampler, StreamSampler):
+        return StreamColumns(task.dataset, task.features)
+    return StatisticColumns(sampler, task.features)
 
 
 def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
-    known: StatisticColumns | StreamColumns
-    if isinstance(sampler, StreamSampler):
-        known = StreamColumns(task.dataset, task.features)
-    else:
-        known = StatisticColumns(sampler, task.features)
+    known = _known_columns(task, sampler)
 
     def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
         label_loss, logits_R = pointwise_loss(

@@ -73,6 +73,9 @@ def test_keys_of_another_source_are_refused(project: Any, entry: str, key: str, 
 def test_defaults_by_loss_and_source() -> None:
     assert TrainConfig(label="x").samples == (SampleSource(source="impressions"),)
     assert TrainConfig(label="x", loss="sampled-softmax").samples == (SampleSource(source="in-batch"),)
+    assert TrainConfig(label="x", loss="ccl").samples == (SampleSource(source="in-batch"),)
+    assert TrainConfig(label="x", loss="bpr").samples == (SampleSource(source="uniform", per_positive=1),)
+    assert TrainConfig(label="x", loss="full-softmax").samples == ()
     assert SampleSource(source="popularity", per_positive=1).power == 1.0
     assert SampleSource(source="hard", per_positive=3).pool == 60
     plain = SampleSource(source="uniform", per_positive=3)
@@ -103,6 +106,8 @@ def test_all_sources_load_and_round_trip(project: Any) -> None:
         ('{ from = "impressions" }', "from", "takes no 'impressions' samples; want 'in-batch', 'uniform'"),
         ('{ from = "in-batch", per_positive = 3 }', "per_positive", "takes the batch's own items and no per_positive"),
         ('{ from = "uniform", per_positive = 2, weight = 0.5 }', "weight", "have no weight, got 0.5; leave it out"),
+        ('{ from = "in-batch", per_batch = 3 }', "per_positive", 'only "uniform" and "popularity" do'),
+        ('{ from = "uniform", per_batch = 3, per_positive = 2 }', "per_positive", "are two sources"),
         ('{ from = "upstream", per_positive = 2 }', "from", "no stage before it to take samples from; want 'in-batch'"),
     ],
 )
@@ -111,6 +116,46 @@ def test_what_a_softmax_does_not_take(project: Any, entry: str, key: str, words:
     at, message = the_problem(project)
     assert at == f"train.samples.0.{key}"
     assert words in message
+
+
+def test_draws_of_a_batch_need_vectors(project: Any) -> None:
+    samples(project, '[{ from = "uniform", per_batch = 64 }]', stage=RECALL)
+    assert project.load().stage("recall").train.samples[0].per_batch == 64
+    samples(project, '[{ from = "impressions" }, { from = "uniform", per_batch = 64 }]')
+    at, message = the_problem(project)
+    assert at == "train.samples.1.per_batch"
+    assert "scores row by row, so its draws are a positive event's own; want per_positive" in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "at", "words"),
+    [
+        ('loss = "full-softmax"', None, ""),
+        ('loss = "ccl"\nccl_margin = 0.4', None, ""),
+        ('loss = "full-softmax"\nsamples = [{ from = "in-batch" }]', "train.samples", "leave samples out"),
+        ('loss = "sampled-softmax"\nsamples = []', "train.samples", "name a source of rows"),
+        ('loss = "sampled-softmax"\nccl_margin = 0.4', "train.ccl_margin", "loss 'sampled-softmax' has no ccl_margin"),
+        ('loss = "ccl"\nccl_weight = 0', "train.ccl_weight", "want a number > 0, got 0"),
+        ('loss = "bpr"\nmonitor = "logloss"', "train.monitor", "loss 'bpr' gives no probabilities"),
+    ],
+)
+def test_losses_of_a_tower(project: Any, keys: str, at: str | None, words: str) -> None:
+    project.edit("stages/recall.toml", 'loss = "sampled-softmax"', keys)
+    if at is None:
+        config = project.load()
+        (project.folder / "resolved.toml").write_text(resolved_toml(config), "utf-8")
+        assert load_experiment(project.folder / "resolved.toml") == config
+    else:
+        found, message = the_problem(project)
+        assert found == at
+        assert words in message
+
+
+def test_a_ranker_learns_pairs(project: Any) -> None:
+    project.edit("exp.toml", "#rank", 'train.loss = "bpr"')
+    assert project.load().stage("rank").train.samples == (SampleSource(source="uniform", per_positive=1),)
+    project.edit("exp.toml", '"bpr"', '"full-softmax"')
+    assert "needs user and item vectors" in " ".join(problem.message for problem in project.problems())
 
 
 def test_hard_negatives_have_no_kept_teacher_scores(project: Any) -> None:

@@ -20,8 +20,9 @@ from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.stages import ScoringStage
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import SampleSource, Task, Term, TrainConfig, make_sampler, teacher_logits
+from cascade_kd.train.contrast import batch_columns, contrast_loss, log_popularity
 from cascade_kd.train.loop import sum_of
-from cascade_kd.train.objective import log_popularity, pointwise_loss, softmax_loss
+from cascade_kd.train.objective import pointwise_loss
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.task import make_loss
 from cascade_kd.types import Level
@@ -121,7 +122,8 @@ def test_in_batch_softmax_equals_a_loop_over_pairs(dataset: Dataset) -> None:
         assert len(batch.item_R) == len(batch.requests)
         assert len(set(batch.item_R.tolist())) < len(batch.item_R)  # accidental hits are among the cases
         log_q_I1 = log_popularity(sampler.item_counts())
-        got = softmax_loss(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
+        columns = batch_columns(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
+        got = contrast_loss(columns, task.train)
         assert got.item() == pytest.approx(hand_softmax(model, task, batch), rel=1e-5)
         parts = make_loss(task, sampler)(batch, step, 100)
         assert parts.keys() == {"label"}
@@ -134,7 +136,8 @@ def test_a_batch_of_one_item_has_nothing_to_tell_apart(dataset: Dataset) -> None
     batch = make_sampler(task).batch(0)
     batch = replace(batch, item_R=torch.full_like(batch.item_R, 3))
     log_q_I1 = torch.zeros(dataset.num_items + 1)
-    loss = softmax_loss(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
+    columns = batch_columns(model, dataset, names(task), batch, log_q_I1=log_q_I1, num_drawn=0)
+    loss = contrast_loss(columns, task.train)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not bool(p.grad.any()) for p in model.parameters())

@@ -13,8 +13,8 @@ from cascade_kd.data import Dataset
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import SampleSource, Task, TrainConfig, make_sampler
-from cascade_kd.train.negatives import make_negatives
-from cascade_kd.train.objective import softmax_loss
+from cascade_kd.train.contrast import batch_columns, contrast_loss
+from cascade_kd.train.negatives import SharedNegatives, make_distribution, make_negatives
 from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.task import make_hard_negatives, make_loss
 from cascade_kd.types import Candidates, Requests
@@ -137,7 +137,7 @@ def drawn_batch(sources: list[SampleSource], trial: int, size: int, *, corrected
     target_B = torch.multinomial(Q, size, replacement=True, generator=generator)
     event_B = torch.arange(size) + size * trial
     negatives = make_negatives(
-        sources,
+        [source for source in sources if source.per_positive],
         11,
         num_items=ITEMS,
         is_seen=lambda user_P, item_PK: item_PK == target_B[user_P].unsqueeze(1),
@@ -154,6 +154,19 @@ def drawn_batch(sources: list[SampleSource], trial: int, size: int, *, corrected
     return Batch(Requests(user_B, event_B, part="train"), item_R, row_R, ones_R, -row_R, row_R, slot_R, ones_R, log_q_R)
 
 
+def drawn_once(sources: list[SampleSource], trial: int, *, corrected: bool) -> tuple[Tensor, Tensor] | None:
+    """The items that the sources draw for the whole batch, and their log q."""
+    made = tuple(
+        (make_distribution(source, num_items=ITEMS, counts_I1=lambda: COUNTS), source.per_batch)
+        for source in sources
+        if source.per_batch
+    )
+    if not made:
+        return None
+    item_S, log_q_S = SharedNegatives(made, 5, torch.device("cpu")).draw(trial)
+    return item_S, log_q_S if corrected else log_q_S.new_full(log_q_S.shape, -math.log(ITEMS))
+
+
 def deviations(
     sources: list[SampleSource], *, in_batch: bool, trials: int, size: int, corrected: bool = True
 ) -> Tensor:
@@ -164,14 +177,16 @@ def deviations(
     for trial in range(trials):
         batch = drawn_batch(sources, trial, size, corrected=corrected)
         model.zero_grad()
-        softmax_loss(
+        columns = batch_columns(
             model,  # type: ignore[arg-type]
             Catalogue(),  # type: ignore[arg-type]
             [],
             batch,
             log_q_I1=log_q_I1 if in_batch else None,
             num_drawn=num_drawn,
-        ).backward()
+            shared=drawn_once(sources, trial, corrected=corrected),
+        )
+        contrast_loss(columns, TrainConfig(label="x", loss="sampled-softmax")).backward()
         target_B = batch.item_R[:size]
         full_I = model.score_I1.detach()[1:].softmax(0) - torch.bincount(target_B, minlength=ITEMS + 1)[1:] / size
         assert model.score_I1.grad is not None
@@ -187,11 +202,19 @@ def deviations(
         (False, {"popularity": 3000}),
         (False, {"uniform": 1000, "popularity": 2000}),
         (True, {"uniform": 200, "popularity": 400}),
+        (False, {"uniform": 1000, "popularity": -2000}),
+        (True, {"uniform": -600}),
     ],
 )
 def test_its_gradient_is_that_of_the_full_softmax(in_batch: bool, per_positive: dict[str, int]) -> None:
-    """Over many draws the mean gradient is the full one to within its standard error; without correction it is not."""
-    sources = [SampleSource(source=name, per_positive=number) for name, number in per_positive.items()]  # type: ignore[arg-type]
+    """Over many draws the mean gradient is the full one to within its standard error; without correction it is not.
+
+    A number below 0 is drawn once for the whole batch.
+    """
+    sources = [
+        SampleSource(source=name, per_positive=number) if number > 0 else SampleSource(source=name, per_batch=-number)  # type: ignore[arg-type]
+        for name, number in per_positive.items()
+    ]
     trials, size = (40, 250) if in_batch else (60, 10)
     z_I = deviations(sources, in_batch=in_batch, trials=trials, size=size)
     assert z_I.abs().max() < 4
