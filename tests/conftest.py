@@ -133,3 +133,9 @@ def data_folder() -> Path:
     if not given or not Path(given).is_dir():
         pytest.skip("CASCADE_KD_DATA names no folder with the real data sets")
     return Path(given)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The checkout's top folder."""
+    return ROOT

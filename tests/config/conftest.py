@@ -172,9 +172,3 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
         monkeypatch.syspath_prepend(folder)
 
     return write
-
-
-@pytest.fixture
-def repository() -> Path:
-    """The checkout's top folder."""
-    return Path(__file__).resolve().parents[2]

@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "teacher",
         "unknown key; known keys:",
     ),
-    "no seeds": ([("exp.toml", "[0, 1]", "[]")], "exp.toml", "seeds", "seeds", "name a source of rows, such as"),
+    "no seeds": ([("exp.toml", "[0, 1]", "[]")], "exp.toml", "seeds", "seeds", "want at least 1 entry, got []"),
     "seed twice": ([("exp.toml", "[0, 1]", "[3, 3]")], "exp.toml", "seeds", "seeds", "seed 3 is listed twice"),
     "negative seed": ([("exp.toml", "[0, 1]", "[0,\n-1]")], "exp.toml", "-1]", "seeds.1", "want a number >= 0, got -1"),
     "seeds of a wrong type": ([("exp.toml", "[0, 1]", "1")], "exp.toml", "seeds", "seeds", "want a list, got 1"),
@@ -213,7 +213,7 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "stages/rank.toml",
         "type",
         "type",
-        "no stage type 'dcn'; did you mean 'dcnv2'? There are: 'two-tower', 'dcnv2', 'ranker'",
+        "no stage type 'dcn'; did you mean 'dcnv2'? There are: 'two-tower', 'dcnv2', 'din', 'final-mlp', 'ranker'",
     ),
     "unknown loss": (
         [("stages/rank.toml", 'label = "click"', 'label = "click"\nloss = "bprr"')],
