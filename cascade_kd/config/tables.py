@@ -16,7 +16,14 @@ from pydantic import BaseModel
 from cascade_kd.config.words import choose, suggest
 from cascade_kd.distill.settings import LogitDistillConfig
 from cascade_kd.errors import UserError
-from cascade_kd.models.settings import DCNv2Config, DINConfig, FinalMLPConfig, RankerConfig, TwoTowerConfig
+from cascade_kd.models.settings import (
+    DCNv2Config,
+    DINConfig,
+    FinalMLPConfig,
+    MultiTaskConfig,
+    RankerConfig,
+    TwoTowerConfig,
+)
 from cascade_kd.types import Level, Side
 
 DistillConfig = LogitDistillConfig  # a union, once there are more
@@ -55,6 +62,9 @@ TYPES: Mapping[str, StageType] = {
     "din": StageType("cascade_kd.models.din:DIN", DINConfig, DINConfig.levels, DINConfig.sides),
     "final-mlp": StageType(
         "cascade_kd.models.final_mlp:FinalMLP", FinalMLPConfig, FinalMLPConfig.levels, FinalMLPConfig.sides
+    ),
+    "multi-task": StageType(
+        "cascade_kd.models.multi_task:MultiTask", MultiTaskConfig, MultiTaskConfig.levels, MultiTaskConfig.sides
     ),
     "ranker": StageType("cascade_kd.models.ranker:Ranker", RankerConfig, RankerConfig.levels, RankerConfig.sides),
 }

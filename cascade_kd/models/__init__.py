@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cascade_kd.models.final_mlp import FinalMLP
     from cascade_kd.models.interface import Model, TowerModel
     from cascade_kd.models.mlp import MLP
+    from cascade_kd.models.multi_task import MultiTask
     from cascade_kd.models.ranker import Ranker
     from cascade_kd.models.table import Table
     from cascade_kd.models.two_tower import TwoTower
@@ -32,6 +33,7 @@ else:
             "FinalMLP": "final_mlp",
             "MLP": "mlp",
             "Model": "interface",
+            "MultiTask": "multi_task",
             "Ranker": "ranker",
             "Table": "table",
             "TowerModel": "interface",
@@ -39,4 +41,16 @@ else:
         },
     )
 
-__all__ = ["DIN", "MLP", "DCNv2", "FieldEmbedding", "FinalMLP", "Model", "Ranker", "Table", "TowerModel", "TwoTower"]
+__all__ = [
+    "DIN",
+    "MLP",
+    "DCNv2",
+    "FieldEmbedding",
+    "FinalMLP",
+    "Model",
+    "MultiTask",
+    "Ranker",
+    "Table",
+    "TowerModel",
+    "TwoTower",
+]

@@ -13,7 +13,10 @@ from cascade_kd.types import Inputs, Level, Output, Side
 
 @runtime_checkable
 class Model(Protocol):
-    """A scoring model: logits of R rows, and hidden states by name where asked for."""
+    """A scoring model: logits of R rows, and hidden states by name where asked for.
+
+    One that learns further labels has ``heads``, label -> weight of its loss, and hidden states ``head.LABEL`` [R].
+    """
 
     Config: ClassVar[type[BaseModel]]
     levels: ClassVar[tuple[Level, ...]]

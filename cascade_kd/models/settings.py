@@ -137,3 +137,31 @@ class DINConfig(BaseModel):
     attention_hidden: tuple[int, ...] = Field(default=(32,), min_length=1, description="widths of the attention unit")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
     batch_norm: bool = Field(default=False, description="before each deep layer's activation")
+
+
+class MultiTaskConfig(BaseModel):
+    """``[model]`` of a stage of type "multi-task"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+
+    kind: Literal["shared-bottom", "mmoe", "esmm"] = Field(default="mmoe", description="what the labels share")
+    heads: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(
+        min_length=1, description="further labels learnt beside the stage's own, each with the weight of its loss"
+    )
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows | None = None
+    hidden: tuple[int, ...] = Field(default=(128,), min_length=1, description="widths of the bottom, or of each expert")
+    head_hidden: tuple[int, ...] = Field(default=(64,), description="widths of each label's own network")
+    experts: int = Field(default=4, ge=2, description="mmoe: networks that every label mixes in its own way")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each layer")
+    batch_norm: bool = Field(default=False, description="before each layer's activation")
+
+    @model_validator(mode="after")
+    def _esmm_has_one_step(self) -> MultiTaskConfig:
+        if self.kind == "esmm" and len(self.heads) != 1:
+            got = ", ".join(self.heads)
+            raise ValueError(f"kind 'esmm' has one step before its label, such as heads = {{ click = 1.0 }}; got {got}")
+        return self

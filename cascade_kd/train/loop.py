@@ -41,7 +41,8 @@ class State:
     loss_sum: float = 0.0
     best: float | None = None
     best_epoch: int = 0
-    bad_epochs: int = 0
+    bad_epochs: int = 0  # in a row
+    plateaus: int = 0  # in all
     finished: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
 
     with progress.stage(task.stage, train.epochs, sampler.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
+            scale_rates(optimizers, train.plateau_factor**state.plateaus)
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
                 with scoped_seed(), flushed_denormals():
@@ -99,6 +101,13 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+def scale_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Set every learning rate to ``factor`` times what the optimiser was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def is_finished(folder: Path) -> bool:
@@ -167,6 +176,7 @@ def _close_epoch(
         state.best, state.best_epoch, state.bad_epochs = value, epoch, 0
     else:
         state.bad_epochs += 1
+        state.plateaus += 1
     state.finished = state.step >= last_step or (train.patience > 0 and state.bad_epochs >= train.patience)
     point = {"epoch": epoch, "step": state.step, "loss": state.loss_sum / steps, "metric": train.monitor}
     state.curve.append(point | {"value": value if math.isfinite(value) else None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -10,33 +10,22 @@ from torch import Tensor
 from cascade_kd.data import Dataset
 from cascade_kd.losses import bce
 from cascade_kd.models import Model
+from cascade_kd.models.multi_task import HEAD
 from cascade_kd.train.samples import Batch
+from cascade_kd.types import Output
 
 
-def pointwise_loss(
+def row_output(
     model: Model,
     dataset: Dataset,
     names: Sequence[str],
     batch: Batch,
     *,
+    hidden: Collection[str] = (),
     known: Mapping[str, Tensor] | None = None,
     known_user: Mapping[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Binary cross entropy, the weighted mean over the rows, and the rows' logits [R]; see :func:`row_logits`."""
-    logits_R = row_logits(model, dataset, names, batch, known=known, known_user=known_user)
-    return weighted_mean(bce(logits_R, batch.label_R), batch.weight_R), logits_R
-
-
-def row_logits(
-    model: Model,
-    dataset: Dataset,
-    names: Sequence[str],
-    batch: Batch,
-    *,
-    known: Mapping[str, Tensor] | None = None,
-    known_user: Mapping[str, Tensor] | None = None,
-) -> Tensor:
-    """Logits [R] of all rows, float32.
+) -> Output:
+    """What the model says of all rows.
 
     ``known`` holds item or pair columns [R], ``known_user`` user or context columns [B], that need no look-up any more.
     """
@@ -50,7 +39,22 @@ def row_logits(
         event_R=batch.event_R,
     )
     inputs = replace(inputs, user={**inputs.user, **known_user}, item={**inputs.item, **known})
-    return model(inputs).logits_R.float()
+    return model(inputs, hidden)
+
+
+def pointwise_loss(logits_R: Tensor, label_R: Tensor, weight_R: Tensor) -> Tensor:
+    """Binary cross entropy, the weighted mean over the rows."""
+    return weighted_mean(bce(logits_R.float(), label_R), weight_R)
+
+
+def head_losses(output: Output, heads: Mapping[str, float], dataset: Dataset, batch: Batch) -> dict[str, Tensor]:
+    """The losses of a model's further labels, weighted, named ``head.LABEL``; of a sampled row every label is false."""
+    sampled_R, event_R = batch.event_R < 0, batch.event_R.clamp(min=0)
+    losses: dict[str, Tensor] = {}
+    for label, weight in heads.items():
+        label_R = dataset.events.labels[label].index_select(0, event_R).float().masked_fill(sampled_R, 0.0)
+        losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.weight_R)
+    return losses
 
 
 def weighted_mean(loss_R: Tensor, weight_R: Tensor) -> Tensor:

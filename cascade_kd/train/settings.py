@@ -149,6 +149,8 @@ class TrainConfig(BaseModel):
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)
     """Stop after so many epochs in a row without a better `monitor`; 0 never stops early."""
+    plateau_factor: float = Field(default=1.0, gt=0, le=1)
+    """Learning rates are multiplied by it after every epoch without a better `monitor`; 1 keeps them."""
     monitor: str = Field(default_factory=_default_monitor)
     """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50."""
     max_steps: int | None = Field(default=None, ge=1)

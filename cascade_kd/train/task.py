@@ -13,12 +13,13 @@ from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import Model, TowerModel
+from cascade_kd.models.multi_task import HEAD
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_columns, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
-from cascade_kd.train.objective import pointwise_loss, row_logits, weighted_mean
+from cascade_kd.train.objective import head_losses, pointwise_loss, row_output, weighted_mean
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
@@ -119,10 +120,10 @@ def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, 
         known = _known_columns(task, sampler)
 
         def by_rows(batch: Batch, step: int, total_steps: int) -> LossParts:
-            logits_R = row_logits(
+            output = row_output(
                 model, dataset, names, batch, known=known.of(batch), known_user=known.of_requests(batch)
             )
-            return {"label": contrast_loss(row_columns(logits_R, batch, num_drawn), train)}
+            return {"label": contrast_loss(row_columns(output.logits_R.float(), batch, num_drawn), train)}
 
         return by_rows
     if train.loss == "full-softmax":
@@ -158,14 +159,24 @@ def _known_columns(task: Task, sampler: Sampler | StreamSampler) -> StatisticCol
 
 def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
     known = _known_columns(task, sampler)
+    heads: dict[str, float] = getattr(task.model, "heads", {})
 
     def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
-        label_loss, logits_R = pointwise_loss(
-            task.model, task.dataset, task.names, batch, known=known.of(batch), known_user=known.of_requests(batch)
+        output = row_output(
+            task.model,
+            task.dataset,
+            task.names,
+            batch,
+            hidden=[HEAD + label for label in heads],
+            known=known.of(batch),
+            known_user=known.of_requests(batch),
         )
+        logits_R = output.logits_R.float()
+        label_loss = pointwise_loss(logits_R, batch.label_R, batch.weight_R)
         weights = {term.name: term.weight(step, total_steps) for term in task.terms}
         label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
         parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
+        parts |= head_losses(output, heads, task.dataset, batch)
         for term in task.terms:
             if weights[term.name]:
                 loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])

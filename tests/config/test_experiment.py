@@ -213,7 +213,7 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "stages/rank.toml",
         "type",
         "type",
-        "no stage type 'dcn'; did you mean 'dcnv2'? There are: 'two-tower', 'dcnv2', 'din', 'final-mlp', 'ranker'",
+        "no stage type 'dcn'; did you mean 'dcnv2'? There are: 'two-tower', 'dcnv2', 'din', 'final-mlp', ",
     ),
     "unknown loss": (
         [("stages/rank.toml", 'label = "click"', 'label = "click"\nloss = "bprr"')],

@@ -20,13 +20,12 @@ from cascade_kd.train.samples import Batch, Sampler
 ABOUT = {"seed": 0, "round": 0}
 
 
-def make_task(dataset: Dataset) -> Task:
+def make_task(dataset: Dataset, **train: object) -> Task:
     features = dataset.online("rank")
     with scoped_seed(2):
         model = DCNv2(DCNv2Config(embedding_size=4, hidden=(8,), cross_layers=1, dropout=0.5), features)
-    config = TrainConfig(
-        label="click", samples=(SampleSource(source="impressions"),), batch_size=512, epochs=3, patience=0
-    )
+    given = {"batch_size": 512, "epochs": 3, "patience": 0} | train
+    config = TrainConfig(label="click", samples=(SampleSource(source="impressions"),), **given)  # type: ignore[arg-type]
     return Task("stage", model, features, dataset, config, dataset.rows("train"), seed=7)
 
 
@@ -68,3 +67,35 @@ def test_an_interrupt_costs_no_epoch(
     assert fit(resumed, tmp_path / "stopped", log, about=ABOUT) == curve
     for name, weight in whole.model.state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(weight, resumed.model.state_dict()[name]), name  # type: ignore[attr-defined]
+
+
+def test_rates_fall_on_a_plateau_and_a_resume_knows_them(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.5, 0.4, 0.6, 0.6, 0.1, 0.7])
+    monkeypatch.setattr(loop, "make_monitor", lambda *given, **options: (lambda: next(values), True))
+    rates: list[list[float]] = []
+    plain = loop.train_epoch
+
+    def recording(task: Task, model: object, optimizers: list[torch.optim.Optimizer], *rest: object) -> bool:
+        rates.append([group["lr"] for optimizer in optimizers for group in optimizer.param_groups])
+        if len(rates) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(task, model, optimizers, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "train_epoch", recording)
+
+    def task() -> Task:
+        return make_task(
+            dataset,
+            epochs=6,
+            plateau_factor=0.5,
+            learning_rate=0.01,
+            embedding_optimizer="rowwise-adagrad",
+            embedding_learning_rate=0.08,
+        )
+
+    with pytest.raises(Interrupted):
+        fit(task(), tmp_path, ProgressLog(quiet=True), about=ABOUT)
+    fit(task(), tmp_path, ProgressLog(quiet=True), about=ABOUT)
+    assert rates == [[0.01 * f, 0.08 * f] for f in (1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)]

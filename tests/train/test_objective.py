@@ -19,10 +19,9 @@ from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.stages import ScoringStage
 from cascade_kd.streams import scoped_seed
-from cascade_kd.train import SampleSource, Task, Term, TrainConfig, make_sampler, teacher_logits
+from cascade_kd.train import SampleSource, Task, Term, TrainConfig, make_sampler, objective, teacher_logits
 from cascade_kd.train.contrast import batch_columns, contrast_loss, log_popularity
 from cascade_kd.train.loop import sum_of
-from cascade_kd.train.objective import pointwise_loss
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.task import make_loss
 from cascade_kd.types import Level
@@ -68,6 +67,12 @@ def make_task(
     seen = {*model.fields.user.names, *model.fields.item.names}  # type: ignore[union-attr]
     features = tuple(feature for feature in dataset.features if feature.name in seen)
     return Task("stage", model, features, dataset, train, dataset.rows("train"), seed=7)  # type: ignore[arg-type]
+
+
+def pointwise_loss(model: nn.Module, dataset: Dataset, names: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
+    """The loss of a batch and the logits [R] of its rows."""
+    logits_R = objective.row_output(model, dataset, names, batch).logits_R  # type: ignore[arg-type]
+    return objective.pointwise_loss(logits_R, batch.label_R, batch.weight_R), logits_R
 
 
 def names(task: Task) -> list[str]:
