@@ -91,7 +91,7 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
         return
     if definition is not None:
         yield from _check_one_class(draft, train, definition)
-    yield from _check_heads(draft, train, definition)
+    yield from _check_auxiliary(draft, train, definition)
     tower = kind is None or kind.is_tower
     if train.loss in BY_VECTORS and not tower:
         message = f"loss '{train.loss}' needs user and item vectors, which type '{draft.keys.type}' lacks"
@@ -110,10 +110,10 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
         )
 
 
-def _check_heads(draft: StageDraft, train: TrainConfig, definition: DatasetDefinition | None) -> Iterator[Problem]:
-    """Further labels of a model are labels of the set, and other ones than the stage's own."""
-    for label in getattr(draft.model, "heads", {}):
-        at: KeyPath = ("model", "heads", label)
+def _check_auxiliary(draft: StageDraft, train: TrainConfig, definition: DatasetDefinition | None) -> Iterator[Problem]:
+    """Auxiliary labels of a model are labels of the set, and other ones than the stage's own."""
+    for label in getattr(draft.model, "auxiliary", {}):
+        at: KeyPath = ("model", "auxiliary", label)
         if definition is not None and label not in definition.labels:
             hint = choose(label, definition.labels)
             yield draft.problem(at, f"data set '{definition.name}' has no label '{label}'{hint}")
@@ -121,7 +121,7 @@ def _check_heads(draft: StageDraft, train: TrainConfig, definition: DatasetDefin
             message = f"'{label}' is the stage's own label, which [train] names; leave it out, or name another"
             yield draft.problem(at, message)
         if train.loss != "bce":
-            yield draft.problem(at, f"further labels are learnt row by row, and loss is '{train.loss}'; want 'bce'")
+            yield draft.problem(at, f"auxiliary labels are learnt row by row, and loss is '{train.loss}'; want 'bce'")
 
 
 def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:

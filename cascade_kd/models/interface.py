@@ -15,7 +15,7 @@ from cascade_kd.types import Inputs, Level, Output, Side
 class Model(Protocol):
     """A scoring model: logits of R rows, and hidden states by name where asked for.
 
-    One that learns further labels has ``heads``, label -> weight of its loss, and hidden states ``head.LABEL`` [R].
+    One that learns auxiliary labels has ``auxiliary``, label -> weight of the loss, and hidden states ``head.LABEL``.
     """
 
     Config: ClassVar[type[BaseModel]]

@@ -18,19 +18,19 @@ from cascade_kd.models.mlp import MLP
 from cascade_kd.models.settings import MultiTaskConfig
 from cascade_kd.types import Feature, Inputs, Level, Output, Side
 
-HEAD = "head."  # the hidden state of a further label's logit is this and the label
+HEAD = "head."  # the hidden state of an auxiliary label's logit is this and the label
 
 
 @final
 class MultiTask(nn.Module):
-    """The logit of the stage's own label, which is served, and one of every label of ``heads``, hidden ``head.LABEL``.
+    """The logit of the stage's own label, which is served, and one of every ``auxiliary`` label, hidden ``head.LABEL``.
 
     ``shared-bottom``: an MLP over the fields, then one small MLP a label. Source: Caruana, Machine Learning 28, 1997.
 
     ``mmoe``: the label's MLP reads sum_e g_e f_e(x), f_e expert MLPs and g = softmax(W x) of the label's own.
     Source: Ma et al., MMoE, KDD 2018, eq. 6 and 7.
 
-    ``esmm``: the label happens only after that of ``heads`` (a conversion after its click), and its probability over
+    ``esmm``: the label happens only after the auxiliary one (a conversion after its click), and its probability over
     all impressions is p(first) p(label | first), each of an MLP of its own over shared embeddings; ``conversion`` is
     the logit of the second. Source: Ma et al., ESMM, SIGIR 2018, eq. 2 and 4.
     """
@@ -41,9 +41,9 @@ class MultiTask(nn.Module):
 
     def __init__(self, config: MultiTaskConfig, features: Sequence[Feature]) -> None:
         super().__init__()
-        self.heads = dict(config.heads)
+        self.auxiliary = dict(config.auxiliary)
         self.kind = config.kind
-        dim, labels = config.embedding_size, 1 + len(config.heads)
+        dim, labels = config.embedding_size, 1 + len(config.auxiliary)
         self.fields = FieldEmbedding(features, dim, config.embedding_std, config.embedding_max_rows)
         width = len(features) * dim
         bottoms = {"shared-bottom": 1, "mmoe": config.experts, "esmm": labels}[config.kind]
@@ -57,7 +57,7 @@ class MultiTask(nn.Module):
     def hidden_names(self) -> tuple[str, ...]:
         """``fields`` [R, F, D], ``embedding`` [R, F*D], ``head.LABEL`` [R] logits, with esmm ``conversion`` [R]."""
         conversion = ("conversion",) if self.kind == "esmm" else ()
-        return ("fields", "embedding", *(HEAD + label for label in self.heads), *conversion)
+        return ("fields", "embedding", *(HEAD + label for label in self.auxiliary), *conversion)
 
     def forward(self, inputs: Inputs, hidden: Collection[str] = ()) -> Output:
         """Logits [R] of the stage's label; the user side is embedded once a request and repeated for its rows."""
@@ -68,7 +68,7 @@ class MultiTask(nn.Module):
             for out, top, shared_RW in zip(self.out, self.tops, self._shared(x_RW), strict=True)
         )
         found = {"fields": fields_RFD, "embedding": x_RW}
-        found |= {HEAD + label: logits_R for label, logits_R in zip(self.heads, others, strict=True)}
+        found |= {HEAD + label: logits_R for label, logits_R in zip(self.auxiliary, others, strict=True)}
         if self.kind == "esmm":
             found["conversion"], own_R = own_R, logit_of_product(own_R, others[0])
         return Output(own_R, {name: state for name, state in found.items() if name in hidden})

@@ -147,7 +147,7 @@ class MultiTaskConfig(BaseModel):
     sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     kind: Literal["shared-bottom", "mmoe", "esmm"] = Field(default="mmoe", description="what the labels share")
-    heads: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(
+    auxiliary: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(
         min_length=1, description="further labels learnt beside the stage's own, each with the weight of its loss"
     )
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
@@ -161,7 +161,9 @@ class MultiTaskConfig(BaseModel):
 
     @model_validator(mode="after")
     def _esmm_has_one_step(self) -> MultiTaskConfig:
-        if self.kind == "esmm" and len(self.heads) != 1:
-            got = ", ".join(self.heads)
-            raise ValueError(f"kind 'esmm' has one step before its label, such as heads = {{ click = 1.0 }}; got {got}")
+        if self.kind == "esmm" and len(self.auxiliary) != 1:
+            got = ", ".join(self.auxiliary)
+            raise ValueError(
+                f"kind 'esmm' has one step before its label, such as auxiliary = {{ click = 1.0 }}; got {got}"
+            )
         return self

@@ -47,11 +47,13 @@ def pointwise_loss(logits_R: Tensor, label_R: Tensor, weight_R: Tensor) -> Tenso
     return weighted_mean(bce(logits_R.float(), label_R), weight_R)
 
 
-def head_losses(output: Output, heads: Mapping[str, float], dataset: Dataset, batch: Batch) -> dict[str, Tensor]:
-    """The losses of a model's further labels, weighted, named ``head.LABEL``; of a sampled row every label is false."""
+def auxiliary_losses(
+    output: Output, auxiliary: Mapping[str, float], dataset: Dataset, batch: Batch
+) -> dict[str, Tensor]:
+    """The weighted losses of a model's auxiliary labels, as ``head.LABEL``; of a sampled row every label is false."""
     sampled_R, event_R = batch.event_R < 0, batch.event_R.clamp(min=0)
     losses: dict[str, Tensor] = {}
-    for label, weight in heads.items():
+    for label, weight in auxiliary.items():
         label_R = dataset.events.labels[label].index_select(0, event_R).float().masked_fill(sampled_R, 0.0)
         losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.weight_R)
     return losses

@@ -19,7 +19,7 @@ from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_columns, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
-from cascade_kd.train.objective import head_losses, pointwise_loss, row_output, weighted_mean
+from cascade_kd.train.objective import auxiliary_losses, pointwise_loss, row_output, weighted_mean
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
@@ -159,7 +159,7 @@ def _known_columns(task: Task, sampler: Sampler | StreamSampler) -> StatisticCol
 
 def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
     known = _known_columns(task, sampler)
-    heads: dict[str, float] = getattr(task.model, "heads", {})
+    auxiliary: dict[str, float] = getattr(task.model, "auxiliary", {})
 
     def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
         output = row_output(
@@ -167,7 +167,7 @@ def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch,
             task.dataset,
             task.names,
             batch,
-            hidden=[HEAD + label for label in heads],
+            hidden=[HEAD + label for label in auxiliary],
             known=known.of(batch),
             known_user=known.of_requests(batch),
         )
@@ -176,7 +176,7 @@ def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch,
         weights = {term.name: term.weight(step, total_steps) for term in task.terms}
         label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
         parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
-        parts |= head_losses(output, heads, task.dataset, batch)
+        parts |= auxiliary_losses(output, auxiliary, task.dataset, batch)
         for term in task.terms:
             if weights[term.name]:
                 loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])

@@ -201,25 +201,25 @@ def test_an_implicit_set_with_both_is_fine(project: Any) -> None:
     assert project.load().stage("recall").train.loss == "sampled-softmax"  # its negatives are in the batch
 
 
-# -- further labels of a model
+# -- auxiliary labels of a model
 
 
 @pytest.mark.parametrize(
-    ("heads", "loss", "words"),
+    ("label", "loss", "words"),
     [
         ("like", "bce", None),
         ("lik", "bce", "data set 'little' has no label 'lik'; did you mean 'like'?"),
         ("click", "bce", "'click' is the stage's own label"),
-        ("like", "bpr", "further labels are learnt row by row, and loss is 'bpr'"),
+        ("like", "bpr", "auxiliary labels are learnt row by row, and loss is 'bpr'"),
     ],
 )
-def test_further_labels(project: Any, heads: str, loss: str, words: str | None) -> None:
+def test_auxiliary_labels(project: Any, label: str, loss: str, words: str | None) -> None:
     project.edit("stages/rank.toml", '"dcnv2"', '"multi-task"')
-    project.edit("stages/rank.toml", "cross_layers = 1", f"heads = {{ {heads} = 1.0 }}")
+    project.edit("stages/rank.toml", "cross_layers = 1", f"auxiliary = {{ {label} = 1.0 }}")
     project.edit("stages/rank.toml", "[train]", f'[train]\nloss = "{loss}"')
     if words is None:
-        assert project.load().stage("rank").model.heads == {"like": 1.0}
+        assert project.load().stage("rank").model.auxiliary == {"like": 1.0}
     else:
         at, message = the_problem(project)
-        assert at == f"model.heads.{heads}"
+        assert at == f"model.auxiliary.{label}"
         assert words in message

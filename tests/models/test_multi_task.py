@@ -30,7 +30,7 @@ FEATURES = (
 
 
 def make(kind: Kind, features: tuple[Feature, ...] = FEATURES, **keys: object) -> MultiTask:
-    given = {"kind": kind, "heads": {"click": 0.5}, "embedding_size": 3, "hidden": (5,), "head_hidden": (4,)} | keys
+    given = {"kind": kind, "auxiliary": {"click": 0.5}, "embedding_size": 3, "hidden": (5,), "head_hidden": (4,)} | keys
     with scoped_seed(0):
         model = MultiTask(MultiTask.Config(**given), features)  # type: ignore[arg-type]
         nn.init.normal_(model.fields.table.weight)
@@ -46,7 +46,7 @@ def inputs() -> Inputs:
 def test_is_a_model_whose_states_come_when_asked_for(kind: Kind) -> None:
     model, x = make(kind), inputs()
     assert isinstance(model, Model)
-    assert model.heads == {"click": 0.5}
+    assert model.auxiliary == {"click": 0.5}
     plain = model(x)
     assert plain.hidden == {}
     for name in model.hidden_names:
@@ -78,7 +78,7 @@ def test_a_shared_bottom_is_shared() -> None:
 
 
 def test_a_mixture_of_experts_is_the_papers_sum() -> None:
-    model = make("mmoe", experts=3, heads={"click": 1.0, "share": 2.0})
+    model = make("mmoe", experts=3, auxiliary={"click": 1.0, "share": 2.0})
     x = model(inputs(), model.hidden_names)
     embedding = x.hidden["embedding"]
     logits = [x.logits_R, x.hidden["head.click"], x.hidden["head.share"]]
@@ -115,9 +115,9 @@ def test_the_logit_of_a_product() -> None:
 
 def test_one_step_before_the_label() -> None:
     with pytest.raises(ValidationError, match="one step before its label"):
-        make("esmm", heads={"click": 1.0, "cart": 1.0})
+        make("esmm", auxiliary={"click": 1.0, "cart": 1.0})
     with pytest.raises(ValidationError):
-        make("mmoe", heads={})
+        make("mmoe", auxiliary={})
 
 
 @pytest.mark.parametrize("kind", KINDS)
