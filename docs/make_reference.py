@@ -1,13 +1,16 @@
-"""Writes the key tables of docs/data.md from the models that check a data-set TOML: python docs/make_reference.py."""
+"""Writes the key tables of docs/data.md and docs/stages.md from what checks a TOML: python docs/make_reference.py."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from cascade_kd.config.files import StageFile
+from cascade_kd.config.tables import TYPES
 from cascade_kd.data.definition import (
     DatasetDefinition,
     ExpectDefinition,
@@ -19,9 +22,12 @@ from cascade_kd.data.definition import (
     TableSource,
 )
 from cascade_kd.data.features import KIND_KEYS
+from cascade_kd.models.settings import HistoryConfig
+from cascade_kd.retrieval.settings import IndexConfig
+from cascade_kd.train.settings import SampleSource, TrainConfig
 
-PAGE = Path(__file__).parent / "data.md"
-TABLES: dict[str, type[BaseModel]] = {
+DOCS = Path(__file__).parent
+DATA: dict[str, type[BaseModel]] = {
     "top level": DatasetDefinition,
     "[tables.*], [sources.*]": TableSource,
     "[roles]": Roles,
@@ -31,37 +37,66 @@ TABLES: dict[str, type[BaseModel]] = {
     "[storage]": StorageDefinition,
     "[expect]": ExpectDefinition,
 }
-SECTIONS = {"roles", "labels", "feature", "filter", "split", "storage", "expect", "tables", "sources", "generator"}
+STAGES: dict[str, type[BaseModel]] = {
+    "stage": StageFile,
+    **{f'[model] of type "{name}"': kind.config for name, kind in TYPES.items()},
+    "[model.history]": HistoryConfig,
+    "[train]": TrainConfig,
+    "samples": SampleSource,
+    "[index]": IndexConfig,
+}
+PAGES = {DOCS / "data.md": DATA, DOCS / "stages.md": STAGES}
+SECTIONS = {  # tables of a file, each with rows of its own
+    DatasetDefinition: {
+        *("roles", "labels", "feature", "filter", "split", "storage", "expect", "tables", "sources", "generator"),
+    },
+    StageFile: {"model", "train", "index"},
+}
 
 
 def rows_of(model: type[BaseModel]) -> list[str]:
     """One line of a table a key: name, default, meaning."""
     rows: list[str] = []
     for name, field in model.model_fields.items():
-        if model is DatasetDefinition and name in SECTIONS:
+        if name in SECTIONS.get(model, ()):
             continue
         meaning = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+        choices = _choices(field.annotation)
+        if not all(choice in meaning for choice in choices):
+            meaning = f"{meaning.rstrip('.')}. One of {', '.join(f'`{choice}`' for choice in choices)}."
         kinds = [kind for kind, keys in KIND_KEYS.items() if name in keys] if model is FeatureDefinition else []
         if kinds:
             meaning += f" *({', '.join(kinds)})*"
-        rows.append(f"| `{name}` | {_default(field)} | {meaning} |")
+        rows.append(f"| `{field.serialization_alias or name}` | {_default(field)} | {meaning} |")
     return rows
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a key may be."""
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if re.fullmatch(r"[\w-]+", choice)]
+    options = [option for option in get_args(annotation) if get_origin(option) is Literal]
+    return _choices(options[0]) if options and type(None) in get_args(annotation) else []
 
 
 def _default(field: Any) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory_takes_validated_data:
+        return ""  # depends on other keys, which its meaning says
     default = field.get_default(call_default_factory=True)
     if default is None or default in ((), {}):
         return ""
+    if isinstance(default, tuple):
+        default = list(default)
     return f"`{str(default).lower() if isinstance(default, bool) else repr(default)}`".replace("'", '"').replace(
         "|", "\\|"
     )
 
 
-def written(text: str) -> str:
+def written(text: str, tables: Mapping[str, type[BaseModel]]) -> str:
     """The page with its tables as the models have them."""
-    for name, model in TABLES.items():
+    for name, model in tables.items():
         start, end = f"<!-- keys: {name} -->\n", "<!-- end -->"
         before, rest = text.split(start)
         table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows_of(model)])
@@ -70,4 +105,5 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
+    for page, tables in PAGES.items():
+        page.write_text(written(page.read_text("utf-8"), tables), "utf-8")

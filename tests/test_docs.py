@@ -1,4 +1,4 @@
-"""The reference of the data-set TOML says what the code says."""
+"""The references of data-set and stage TOMLs say what the code says."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_the_key_tables_are_those_of_the_models() -> None:
-    page = (DOCS / "data.md").read_text("utf-8")
-    assert runpy.run_path(str(DOCS / "make_reference.py"))["written"](page) == page, "run docs/make_reference.py"
+    reference = runpy.run_path(str(DOCS / "make_reference.py"))
+    assert set(reference["PAGES"]) == {DOCS / "data.md", DOCS / "stages.md"}
+    for path, tables in reference["PAGES"].items():
+        page = path.read_text("utf-8")
+        assert reference["written"](page, tables) == page, "run docs/make_reference.py"
 
 
 def test_the_example_is_a_data_set() -> None:

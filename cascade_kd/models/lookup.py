@@ -36,7 +36,8 @@ def weighted_sum(table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor) -> Tenso
         return F.embedding_bag(codes_NL, table_VD.detach(), mode="sum", per_sample_weights=weight_NL)
     num, length = codes_NL.shape
     crow = torch.arange(0, num * length + 1, length)
-    return _csr(crow, codes_NL.flatten(), weight_NL.flatten(), (num, table_VD.shape[0])) @ table_VD.detach()
+    with torch.autocast("cpu", enabled=False):  # torch has no such product in 16 bits
+        return _csr(crow, codes_NL.flatten(), weight_NL.flatten(), (num, table_VD.shape[0])) @ table_VD.detach()
 
 
 def _by_product(table_VD: Tensor) -> bool:

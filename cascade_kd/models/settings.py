@@ -16,8 +16,8 @@ EmbeddingStd = Annotated[
     float, Field(gt=0.0, allow_inf_nan=False, description="standard deviation of the embeddings' first values")
 ]
 EmbeddingMaxRows = Annotated[
-    int,
-    Field(ge=2, description="a vocabulary of more values shares rows by quotient and remainder; none: a row a value"),
+    Annotated[int, Field(ge=2)] | None,
+    Field(description="a vocabulary of more values shares rows by quotient and remainder; none: a row a value"),
 ]
 
 
@@ -42,7 +42,7 @@ class TwoTowerConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of both towers")
     output_size: int = Field(default=32, ge=1, description="width of the user and item vectors")
     similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
@@ -66,7 +66,7 @@ class DCNv2Config(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     cross_layers: int = Field(default=3, ge=1, description="layers of the cross network")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
@@ -82,7 +82,7 @@ class RankerConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the deep network; [] for none")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
     batch_norm: bool = Field(default=False, description="before each deep layer's activation")
@@ -105,7 +105,7 @@ class FinalMLPConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the first stream")
     second_hidden: tuple[int, ...] = Field(
         default=(), description="widths of the second stream; [] for those of hidden"
@@ -132,7 +132,7 @@ class DINConfig(BaseModel):
 
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     attention_hidden: tuple[int, ...] = Field(default=(32,), min_length=1, description="widths of the attention unit")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
@@ -152,7 +152,7 @@ class MultiTaskConfig(BaseModel):
     )
     embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
     embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows | None = None
+    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128,), min_length=1, description="widths of the bottom, or of each expert")
     head_hidden: tuple[int, ...] = Field(default=(64,), description="widths of each label's own network")
     experts: int = Field(default=4, ge=2, description="mmoe: networks that every label mixes in its own way")

@@ -139,11 +139,13 @@ def train_epoch(
     steps = sampler.steps_per_epoch
     end = min((state.step // steps + 1) * steps, last_step)
     total_steps = task.train.epochs * steps
+    low = task.train.precision == "bfloat16"
     model.train()
     while state.step < end and interrupt.signum is None:
         torch.manual_seed(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
-        parts = loss_parts(sampler.batch(state.step), state.step, total_steps)
-        loss = sum_of(list(parts.values()))
+        batch = sampler.batch(state.step)
+        with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):
+            loss = sum_of(list(loss_parts(batch, state.step, total_steps).values()))
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

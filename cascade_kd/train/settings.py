@@ -143,6 +143,9 @@ class TrainConfig(BaseModel):
     embedding_l2: float = Field(default_factory=lambda data: data["weight_decay"], ge=0, allow_inf_nan=False)
     """L2 penalty of the embedding tables, in the place of `weight_decay`, which it is unless given. With `same` of all
     rows in every step; with the others of the rows that the batch reads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in training. `bfloat16` is mixed precision: weights, optimiser and losses stay in float32. It
+    pays where the processor multiplies 16-bit numbers faster."""
     batch_size: int = Field(default=4096, ge=1)
     """Rows of a step."""
     epochs: int = Field(default=20, ge=1)

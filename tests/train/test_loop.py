@@ -99,3 +99,16 @@ def test_rates_fall_on_a_plateau_and_a_resume_knows_them(
         fit(task(), tmp_path, ProgressLog(quiet=True), about=ABOUT)
     fit(task(), tmp_path, ProgressLog(quiet=True), about=ABOUT)
     assert rates == [[0.01 * f, 0.08 * f] for f in (1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)]
+
+
+@pytest.mark.parametrize("embedding_optimizer", ["same", "rowwise-adagrad"])
+def test_mixed_precision_keeps_weights_in_float32(dataset: Dataset, tmp_path: Path, embedding_optimizer: str) -> None:
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        task = make_task(dataset, precision=precision, embedding_optimizer=embedding_optimizer, learning_rate=0.01)
+        curves[precision] = fit(task, tmp_path / precision, ProgressLog(quiet=True), about=ABOUT)
+        assert all(p.dtype == torch.float32 for p in task.model.parameters())
+    losses = [[point["loss"] for point in curve] for curve in curves.values()]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)  # bfloat16 has 8 bits of mantissa, 0.4 % a product
+    assert losses[1][-1] < losses[1][0]
