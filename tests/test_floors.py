@@ -19,6 +19,7 @@ FLOORS = {
     "report": 1,
     "streams": 1,
     "interrupt": 1,
+    "memory": 1,
     "losses": 2,
     "metrics": 2,
     "retrieval": 2,

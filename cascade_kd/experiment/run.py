@@ -38,6 +38,7 @@ from cascade_kd.experiment.rundir import (
     trim_events,
 )
 from cascade_kd.experiment.store import Store
+from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
@@ -96,7 +97,7 @@ def run(
     calibration: dict[str, list[dict[str, Any]]] = {}
     agreement: dict[str, list[dict[str, Any]]] = {}
     cascades: dict[int, Cascade] = {}
-    with progress:
+    with kept_memory(), progress:
         for seed in config.seeds:
             rounds = train_rounds(Workshop(config, dataset, folder, Store(), progress), seed)
             progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
