@@ -12,7 +12,7 @@ from torch import Tensor
 
 def mask_logits(logits_BK: Tensor, where_BK: Tensor) -> Tensor:
     """Masked logits set to the lowest finite number of their type, so that a softmax gives them exactly 0."""
-    return logits_BK.masked_fill(~where_BK, torch.finfo(logits_BK.dtype).min)
+    return torch.where(where_BK, logits_BK, torch.finfo(logits_BK.dtype).min)
 
 
 def masked_log_softmax(logits_BK: Tensor, where_BK: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_kd.losses.checks import check_same_shape
-from cascade_kd.masked import masked_log_softmax, masked_mean
+from cascade_kd.masked import mask_logits, masked_mean
 
 
 def bce(logits_R: Tensor, label_R: Tensor) -> Tensor:
@@ -38,9 +38,10 @@ def sampled_softmax(score_BN: Tensor, target_B: Tensor, *, log_q_N: Tensor | Non
     section 3 (the correction applies to the target as well). Differs: ``log_q`` is given, not estimated online.
     """
     check_same_shape(score_BN, where_BN, "scores and their mask")
-    logits_BN = score_BN if log_q_N is None else score_BN - log_q_N
-    log_p_BN = masked_log_softmax(logits_BN, where_BN)
-    return -torch.gather(log_p_BN, 1, target_B[:, None]).squeeze(1)
+    # Not by masked_log_softmax: one column of it is wanted, and over thousands of columns every pass counts.
+    logits_BN = mask_logits(score_BN if log_q_N is None else score_BN - log_q_N, where_BN)
+    there_B = where_BN.gather(1, target_B.unsqueeze(1)).squeeze(1)
+    return F.cross_entropy(logits_BN, target_B, reduction="none").masked_fill(~there_B, 0.0)
 
 
 def bpr(score_BN: Tensor, target_B: Tensor, *, where_BN: Tensor) -> Tensor:
