@@ -31,7 +31,9 @@ def printed(command: str) -> str | None:
     if done.returncode not in (0, FLAGGED):
         print(f"{command}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines()) + "\n"
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+    # The hash of what was prepared names the library's version too: another one with every release.
+    return "\n".join(line for line in lines if not line.startswith("sha256 ")) + "\n"
 
 
 def block(found: re.Match[str]) -> str:
