@@ -8,7 +8,6 @@ A row whose own target is masked holds no example: value and gradient 0.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

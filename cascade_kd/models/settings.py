@@ -57,35 +57,31 @@ class TwoTowerConfig(BaseModel):
         return self
 
 
-class DCNv2Config(BaseModel):
+class ScorerConfig(BaseModel):
+    """The keys that all models of (user, item) pairs have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
+    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
+
+    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
+    embedding_std: EmbeddingStd = EMBEDDING_STD
+    embedding_max_rows: EmbeddingMaxRows = None
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each hidden layer")
+    batch_norm: bool = Field(default=False, description="before each hidden layer's activation")
+
+
+class DCNv2Config(ScorerConfig):
     """``[model]`` of a stage of type "dcnv2"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     cross_layers: int = Field(default=3, ge=1, description="layers of the cross network")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
-    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
 
 
-class RankerConfig(BaseModel):
+class RankerConfig(ScorerConfig):
     """``[model]`` of a stage of type "ranker": what its parts are says which of the known models it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the deep network; [] for none")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
-    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
     linear: bool = Field(default=False, description="a first-order weight for every value, as in LR and FM")
     interaction: Literal["none", "fm", "cross", "cin", "attention"] = Field(
         default="none", description="the layer beside the deep network"
@@ -96,24 +92,15 @@ class RankerConfig(BaseModel):
     attention_size: int = Field(default=8, ge=1, description="attention: width of a head")
 
 
-class FinalMLPConfig(BaseModel):
+class FinalMLPConfig(ScorerConfig):
     """``[model]`` of a stage of type "final-mlp"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the first stream")
     second_hidden: tuple[int, ...] = Field(
         default=(), description="widths of the second stream; [] for those of hidden"
     )
     gate_hidden: int = Field(default=0, ge=0, description="hidden width of the feature gates; 0 for no gates")
     fusion_heads: int = Field(default=1, ge=1, description="heads of the bilinear fusion; divides both last widths")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each layer")
-    batch_norm: bool = Field(default=False, description="before each layer's activation")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> FinalMLPConfig:
@@ -123,41 +110,23 @@ class FinalMLPConfig(BaseModel):
         return self
 
 
-class DINConfig(BaseModel):
+class DINConfig(ScorerConfig):
     """``[model]`` of a stage of type "din"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
-
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="widths of the deep network")
     attention_hidden: tuple[int, ...] = Field(default=(32,), min_length=1, description="widths of the attention unit")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each deep layer")
-    batch_norm: bool = Field(default=False, description="before each deep layer's activation")
 
 
-class MultiTaskConfig(BaseModel):
+class MultiTaskConfig(ScorerConfig):
     """``[model]`` of a stage of type "multi-task"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    levels: ClassVar[tuple[Level, ...]] = ("prerank", "rank", "never")
-    sides: ClassVar[tuple[Side, ...]] = ("user", "context", "item", "pair")
 
     kind: Literal["shared-bottom", "mmoe", "esmm"] = Field(default="mmoe", description="what the labels share")
     auxiliary: dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]] = Field(
         min_length=1, description="further labels learnt beside the stage's own, each with the weight of its loss"
     )
-    embedding_size: int = Field(default=16, ge=1, description="width of every field's embedding")
-    embedding_std: EmbeddingStd = EMBEDDING_STD
-    embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(128,), min_length=1, description="widths of the bottom, or of each expert")
     head_hidden: tuple[int, ...] = Field(default=(64,), description="widths of each label's own network")
     experts: int = Field(default=4, ge=2, description="mmoe: networks that every label mixes in its own way")
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each layer")
-    batch_norm: bool = Field(default=False, description="before each layer's activation")
 
     @model_validator(mode="after")
     def _esmm_has_one_step(self) -> MultiTaskConfig:

@@ -7,8 +7,7 @@ what the batch does not run is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from cascade_kd.errors import UserError
+from cascade_kd.models.modes import evaluating
 from cascade_kd.stages import RetrievalStage, ScoringStage
 
 EXAMPLES = 4  # rows of the batch
@@ -62,22 +62,11 @@ def traced_inputs(stage: ModelStage) -> frozenset[str]:
     for name, column in (*inputs.user.items(), *inputs.item.items()):
         flow.mark(column, frozenset([name]))
     assert isinstance(model, nn.Module)
-    with _evaluating(model), _ToPython(flow), flow:
+    with evaluating(model), _ToPython(flow), flow:
         reached = [model(inputs).logits_R]
         if isinstance(stage, RetrievalStage):
             reached += [stage.model.user_vectors(inputs.user), stage.model.item_vectors(inputs.item)]
     return flow.of(reached) | flow.escaped
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 class _Flow(TorchDispatchMode):

@@ -5,16 +5,15 @@ B requests, I items, D vector width, K candidates, M events, Q queries that meas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import TowerModel
+from cascade_kd.models.modes import evaluating
 from cascade_kd.retrieval import BuiltIndex, IndexConfig, Retriever, build_index, search_excluding
 from cascade_kd.stages.interface import require_online
 from cascade_kd.stages.scoring import order_by_logits, score_rows
@@ -100,7 +99,7 @@ class RetrievalStage:
 
     def _user_vectors(self, requests: Requests) -> Tensor:
         """[B, D] float32."""
-        with _evaluation_mode(self.model):
+        with evaluating(self.model):
             inputs = self.dataset.user_inputs(self.names, requests, part=requests.part)
             return self.model.user_vectors(inputs).float()
 
@@ -109,22 +108,10 @@ class RetrievalStage:
         codes = self.dataset.item_codes()
         time = self.dataset.log_end(part)
         vectors: list[Tensor] = []
-        with _evaluation_mode(self.model):
+        with evaluating(self.model):
             for item_R in codes.split(ITEMS_PER_CALL):
                 columns = self.dataset.item_inputs(
                     self.names, item_R, time_R=time.expand_as(item_R), user_R=torch.zeros_like(item_R), part=part
                 )
                 vectors.append(self.model.item_vectors(columns).float())
         return torch.cat(vectors)
-
-
-@contextmanager
-def _evaluation_mode(model: TowerModel) -> Iterator[None]:
-    assert isinstance(model, nn.Module)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

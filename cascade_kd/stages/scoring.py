@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import Model
+from cascade_kd.models.modes import evaluating
 from cascade_kd.stages.interface import LogitStage, require_online
 from cascade_kd.types import Candidates, Feature, Level, Part, Requests
 
@@ -73,7 +74,6 @@ def order_by_logits(
     return candidates.with_scores(score_BK)
 
 
-@torch.no_grad()
 def score_rows(
     model: Model,
     dataset: Dataset,
@@ -84,16 +84,10 @@ def score_rows(
     event_R: Tensor | None = None,
 ) -> Tensor:
     """Logits [R] float32 of the model in evaluation mode, which is left in the mode it was in."""
-    assert isinstance(model, nn.Module)
     names = [feature.name for feature in features]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         inputs = dataset.inputs(names, requests, item_R, row_R, part=requests.part, event_R=event_R)
-        logits_R: Tensor = model(inputs).logits_R
-        return logits_R.float()
-    finally:
-        model.train(was_training)
+        return model(inputs).logits_R.float()
 
 
 def event_logits(stage: LogitStage, dataset: Dataset, part: Part, rows_M: Tensor) -> Tensor:
