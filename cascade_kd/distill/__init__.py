@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
+    from cascade_kd.distill.adapters import Experts, Regressor, gumbel_temperature
     from cascade_kd.distill.logit import LOGIT_LOSSES, logit_loss
     from cascade_kd.distill.schedule import weight_at
     from cascade_kd.distill.settings import LogitDistillConfig
@@ -17,11 +18,22 @@ else:
     __getattr__ = lazy(
         __name__,
         {
+            "Experts": "adapters",
             "LOGIT_LOSSES": "logit",
             "LogitDistillConfig": "settings",
+            "Regressor": "adapters",
+            "gumbel_temperature": "adapters",
             "logit_loss": "logit",
             "weight_at": "schedule",
         },
     )
 
-__all__ = ["LOGIT_LOSSES", "LogitDistillConfig", "logit_loss", "weight_at"]
+__all__ = [
+    "LOGIT_LOSSES",
+    "Experts",
+    "LogitDistillConfig",
+    "Regressor",
+    "gumbel_temperature",
+    "logit_loss",
+    "weight_at",
+]

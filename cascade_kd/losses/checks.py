@@ -11,11 +11,16 @@ def check_same_shape(first: Tensor, second: Tensor, names: str) -> None:
         raise ValueError(f"{names} must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
 
 
-def check_teacher(student: Tensor, teacher: Tensor) -> None:
-    """Raise ValueError for a teacher that carries a gradient or has another shape than the student."""
+def check_no_gradient(teacher: Tensor, what: str = "logits") -> None:
+    """Raise ValueError for a teacher's tensor that carries a gradient; ``what`` names it in the error."""
     if teacher.requires_grad:
-        raise ValueError("the teacher's logits carry a gradient; score them under torch.no_grad() or detach() them")
-    check_same_shape(student, teacher, "student and teacher")
+        raise ValueError(f"the teacher's {what} carry a gradient; compute them under torch.no_grad() or detach() them")
+
+
+def check_teacher(student: Tensor, teacher: Tensor, what: str = "logits") -> None:
+    """Raise ValueError for a teacher that carries a gradient or has another shape than the student."""
+    check_no_gradient(teacher, what)
+    check_same_shape(student, teacher, f"student's and teacher's {what}")
 
 
 def check_temperature(temperature: float) -> None:

@@ -11,8 +11,11 @@ from cascade_kd.losses import (
     bce,
     bpr,
     ccl,
+    clid_listwise,
+    cross_entropy_binary,
     kl_binary,
     kl_listwise,
+    mimic,
     mse_logits,
     mse_probabilities,
     mse_probabilities_listwise,
@@ -28,7 +31,8 @@ class Case:
 
     loss: Callable
     listwise: bool = False
-    teacher: bool = True  # against a teacher: 0 at student == teacher, refuses gradients
+    teacher: bool = True  # against a teacher: gradient 0 at student == teacher, refuses the teacher's gradients
+    entropy: bool = False  # the value at student == teacher is the teacher's entropy instead of 0
     shift: bool = False  # adding a number to a whole list of the student changes nothing
 
 
@@ -42,6 +46,9 @@ CASES = {
     "kl_listwise T=.5": Case(hot(0.5, kl_listwise), listwise=True, shift=True),
     "kl_binary T=1": Case(lambda x, z, where: kl_binary(x, z)),
     "kl_binary T=4": Case(lambda x, z, where: kl_binary(x, z, temperature=4.0)),
+    "cross_entropy_binary": Case(lambda x, z, where: cross_entropy_binary(x, z), entropy=True),
+    "clid_listwise": Case(lambda x, z, where: clid_listwise(x, z, where_BK=where), listwise=True),
+    "mimic": Case(lambda x, z, where: mimic(x, z, mean=0.0, sd=1.0)),
     "mse_logits": Case(lambda x, z, where: mse_logits(x, z)),
     "mse_probabilities": Case(lambda x, z, where: mse_probabilities(x, z)),
     "mse_probabilities_listwise": Case(
@@ -109,7 +116,7 @@ def test_one_value_per_row_or_list(case):
 def test_a_student_equal_to_its_teacher_has_value_and_gradient_exactly_0(case, dtype, scale):
     same = logits(0, scale, dtype)
     where = logits(1) > -0.5
-    assert not case.loss(same, same.clone(), where).any()
+    assert case.entropy or not case.loss(same, same.clone(), where).any()
     assert not gradient(case, same, same.clone(), where).any()
 
 

@@ -7,11 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from cascade_kd.losses import bce, kl_binary, kl_listwise, mse_logits, mse_probabilities, mse_probabilities_listwise
+from cascade_kd.losses import (
+    bce,
+    clid_listwise,
+    cross_entropy_binary,
+    kl_binary,
+    kl_listwise,
+    mimic,
+    mse_logits,
+    mse_probabilities,
+    mse_probabilities_listwise,
+)
 
 Z = torch.tensor([[2.0, 1.0, -1.0]], dtype=torch.float64)  # teacher
 L = torch.tensor([[0.5, 0.2, -0.3]], dtype=torch.float64)  # student
 WHERE = torch.ones(1, 3, dtype=torch.bool)
+S4 = torch.tensor([[1.0, 0.5, -0.2, 0.3]], dtype=torch.float64)  # a student's list of four
+T4 = torch.tensor([[2.0, 1.0, 0.0, -1.0]], dtype=torch.float64)  # its teacher's
 BINARY = [(0.5, 2.0), (-3.0, 1.0), (20.0, -7.0), (0.0, 0.0)]
 
 
@@ -143,3 +155,81 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
         kl(L, Z, temperature)
     with pytest.raises(ValueError, match="temperature must be"):
         kl_binary(L[0], Z[0], temperature=temperature)
+
+
+def clid(student, teacher):
+    return clid_listwise(student, teacher, where_BK=torch.ones_like(student, dtype=torch.bool))
+
+
+def test_privileged_features_distillation():
+    """f_s = .3, f_t = 1.2, y = 1, lambda = .5: half the label's loss, half the teacher's."""
+    student, teacher, yes = (torch.tensor([x], dtype=torch.float64) for x in (0.3, 1.2, 1.0))
+    p, q = 1 / (1 + math.exp(-0.3)), 1 / (1 + math.exp(-1.2))
+    total = lambda x: 0.5 * bce(x, yes) + 0.5 * cross_entropy_binary(x, teacher)  # noqa: E731
+    value, slope = value_and_gradient(total, student)
+    assert value.item() == pytest.approx(-0.5 * (math.log(p) + q * math.log(p) + (1 - q) * math.log(1 - p)), rel=1e-12)
+    assert value.item() == pytest.approx(0.5890765269, abs=5e-11)
+    assert slope.item() == pytest.approx(0.5 * (p - 1) + 0.5 * (p - q), rel=1e-12)
+    assert slope.item() == pytest.approx(-0.3098198749, abs=5e-11)
+    assert_close(value, bce(student, 0.5 * yes + 0.5 * teacher.sigmoid()))
+
+
+def test_binary_cross_entropy_is_kl_and_the_teachers_entropy():
+    student, teacher = torch.tensor(BINARY, dtype=torch.float64).T
+    entropy = torch.special.entr(teacher.sigmoid()) + torch.special.entr((-teacher).sigmoid())
+    assert_close(cross_entropy_binary(student, teacher), kl_binary(student, teacher) + entropy)
+    assert_close(cross_entropy_binary(teacher, teacher), entropy)
+
+
+def test_a_mimics_target_is_the_standardised_logit():
+    student, teacher = torch.tensor([0.5, 1.5, 0.0]), torch.tensor([2.0, 5.0, 0.5])
+    value, slope = value_and_gradient(lambda x: mimic(x, teacher, mean=0.5, sd=3.0), student)
+    assert_close(value, torch.tensor([0.0, (1.5 - (5.0 - 0.5) / 3) ** 2 / 2, 0.0]))
+    assert_close(slope, torch.tensor([0.5 - 1.5 / 3, 1.5 - 4.5 / 3, 0.0]))
+    far = mimic(torch.tensor([2.0]), torch.tensor([-4.0]), mean=2.0, sd=4.0)
+    assert_close(far, torch.tensor([(2.0 - -6.0 / 4) ** 2 / 2]))  # 6.125
+
+
+def test_hot_lists_are_mimicked():
+    """Hinton et al., section 2.1: at a high temperature KD is the mimic of centred logits, divided by their number."""
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    student, teacher = (x - x.mean(-1, keepdim=True) for x in (student, teacher))
+    want = mimic(student, teacher, mean=0.0, sd=1.0).mean(-1)
+    assert_close(kl(student, teacher, 1e4), want, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(0.0, 0.0), (0.0, -1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_moments_that_standardise_nothing_are_refused(mean, sd):
+    with pytest.raises(ValueError, match="mean must be finite and sd"):
+        mimic(L, Z, mean=mean, sd=sd)
+
+
+def test_listnet_is_kl_and_the_teachers_entropy():
+    entropy = torch.special.entr(T4.softmax(-1)).sum(-1)
+    assert (kl(S4, T4) + entropy).item() == pytest.approx(1.1227186469, abs=5e-11)
+
+
+def test_clid_golden_value():
+    p, q = ([1 / (1 + math.exp(-x)) for x in row] for row in (S4[0].tolist(), T4[0].tolist()))
+    p, q = ([x / sum(row) for x in row] for row in (p, q))
+    assert clid(S4, T4).item() == pytest.approx(sum(b * math.log(b / a) for a, b in zip(p, q, strict=True)), rel=1e-12)
+    entropy = -sum(b * math.log(b) for b in q)
+    assert clid(S4, T4).item() + entropy == pytest.approx(1.3580207857, abs=5e-11)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.01, 1.1])
+def test_clid_leaves_the_factor_of_a_lists_probabilities_to_the_label(factor):
+    scaled = (factor * S4.sigmoid()).logit()
+    assert_close(clid(scaled, T4), clid(S4, T4))
+    value, slope = value_and_gradient(lambda x: clid(x, T4), (factor * T4.sigmoid()).logit())
+    assert_close(value, torch.zeros(1).double(), rtol=0, atol=1e-15)
+    assert_close(slope, torch.zeros(1, 4).double(), rtol=0, atol=1e-15)
+
+
+def test_clid_is_not_the_softmax_of_the_logits():
+    assert abs(clid(S4, T4).item() - kl(S4, T4).item()) > 0.01
+
+
+def test_clid_of_unlikely_items_is_the_softmax():
+    """sigmoid(l) -> exp(l) as l falls."""
+    assert_close(clid(S4 - 30, T4 - 30), kl(S4, T4))
