@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cascade_kd.config.init import write_first_files
     from cascade_kd.config.resolved import config_sha256, resolved_toml
     from cascade_kd.config.schema import json_schemas
-    from cascade_kd.config.stage import StageConfig
+    from cascade_kd.config.stage import StageConfig, TeacherConfig
     from cascade_kd.config.tables import DISTILLERS, models, resolve_type
 else:
     __getattr__ = lazy(
@@ -29,6 +29,7 @@ else:
             "DISTILLERS": "tables",
             "ExperimentConfig": "experiment",
             "StageConfig": "stage",
+            "TeacherConfig": "stage",
             "config_sha256": "resolved",
             "describe_catalogue": "describe",
             "describe_distillers": "describe",
@@ -49,6 +50,7 @@ __all__ = [
     "DISTILLERS",
     "ExperimentConfig",
     "StageConfig",
+    "TeacherConfig",
     "config_sha256",
     "describe_catalogue",
     "describe_distillers",

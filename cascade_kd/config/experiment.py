@@ -11,7 +11,7 @@ from typing import Any
 from cascade_kd.config import catalogue
 from cascade_kd.config.dataset import in_order, read_definition
 from cascade_kd.config.experiment_checks import check_distill, check_expected
-from cascade_kd.config.files import ExperimentFile
+from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
 from cascade_kd.config.lines import Document, KeyPath, read_document
 from cascade_kd.config.problems import Fault, salvage
 from cascade_kd.config.sources import (
@@ -20,12 +20,13 @@ from cascade_kd.config.sources import (
     OverrideLayer,
     Sources,
     apply_override,
+    entry_of,
     parse_override,
-    stage_of,
 )
-from cascade_kd.config.stage import StageConfig, StageDraft, read_stage
+from cascade_kd.config.stage import StageConfig, StageDraft, TeacherConfig, read_stage
 from cascade_kd.config.stage_checks import check_stages
 from cascade_kd.config.tables import DISTILLERS, DistillConfig
+from cascade_kd.config.teacher_checks import check_teachers
 from cascade_kd.config.words import choose, listing, show
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import ConfigError, Problem, UserError
@@ -47,6 +48,7 @@ class ExperimentConfig:
     dataset: str
     seeds: tuple[int, ...]
     stages: tuple[StageConfig, ...]
+    teachers: tuple[TeacherConfig, ...]
     distill: tuple[DistillConfig, ...]
     evaluate: EvaluateConfig
     expected: Bands
@@ -74,21 +76,23 @@ def load_experiment(
     document = read_document(catalogue.resolve("experiments", str(path_or_name)))
     problems: list[Problem] = []
     data = deepcopy(document.data)
-    layers, of_stages = _apply_overrides(data, overrides, problems)
+    layers, of_entries = _apply_overrides(data, overrides, problems)
     sources = Sources((*layers, Layer(document.shown, data if not layers else document.data, document.lines)))
 
     head, faults = salvage(ExperimentFile, data, fill=_FILL)
     assert head is not None, "every required key has a stand-in"
     problems += [sources.problem(fault) for fault in faults]
     dataset, definition, dataset_file = _read_dataset(data, document, sources, problems)
-    drafts = _read_stages(data, document, of_stages, problems)
+    drafts = _read_stages(data, document, of_entries, problems, StageEntry)
+    teachers = _read_stages(data, document, of_entries, problems, TeacherEntry)
     pairs = _read_distill(data, sources, problems)
 
     def place(path: KeyPath, message: str) -> Problem:
         return sources.problem(Fault(path, message))
 
     problems += check_stages(drafts, definition)
-    problems += check_distill(pairs, drafts, place)
+    problems += check_teachers(teachers, drafts, definition)
+    problems += check_distill(pairs, drafts, teachers, place)
     problems += check_expected(head, drafts, place)
     if problems:
         raise ConfigError(in_order(problems))
@@ -99,6 +103,7 @@ def load_experiment(
         dataset=dataset,
         seeds=head.seeds,
         stages=tuple(draft.config() for draft in drafts),
+        teachers=() if without_distill else tuple(draft.teacher() for draft in teachers),
         distill=() if without_distill else tuple(pairs.values()),
         evaluate=head.evaluate,
         expected={} if without_distill else _bands(head),
@@ -117,29 +122,32 @@ def _bands(head: ExperimentFile) -> Bands:
 
 def _apply_overrides(
     data: dict[str, Any], texts: Sequence[str], problems: list[Problem]
-) -> tuple[list[OverrideLayer], dict[int, list[Override]]]:
-    """Set the overrides in ``data``, but for those of stages, which wait for the stage's file: by stage number."""
+) -> tuple[list[OverrideLayer], dict[tuple[str, int], list[Override]]]:
+    """Set the overrides in ``data``, but for those of stages and teachers, which wait for their files.
+
+    Those are returned by table and number.
+    """
     layers: list[OverrideLayer] = []
-    of_stages: dict[int, list[Override]] = {}
-    entries = _tables(data.get("stage"))
-    names = [str(entry.get("name", "")) for entry in entries.values()]
+    of_entries: dict[tuple[str, int], list[Override]] = {}
     for text in texts:
         override = parse_override(text)
         if isinstance(override, Problem):
             problems.append(override)
-        elif override.path[0] == "stage":
-            number = stage_of(override, names)
+        elif override.path[0] in ("stage", "teacher"):
+            table = str(override.path[0])
+            entries = _tables(data.get(table))
+            number = entry_of(override, [str(entry.get("name", "")) for entry in entries.values()])
             if isinstance(number, Problem):
                 problems.append(number)
             else:
-                of_stages.setdefault(list(entries)[number], []).append(override)
+                of_entries.setdefault((table, list(entries)[number]), []).append(override)
         else:
             layer = apply_override(data, override, override.path)
             if isinstance(layer, Problem):
                 problems.append(layer)
             else:
                 layers.insert(0, layer)
-    return layers, of_stages
+    return layers, of_entries
 
 
 def _tables(values: object) -> dict[int, dict[str, Any]]:
@@ -168,11 +176,17 @@ def _read_dataset(
 
 
 def _read_stages(
-    data: Mapping[str, Any], document: Document, of_stages: Mapping[int, list[Override]], problems: list[Problem]
+    data: Mapping[str, Any],
+    document: Document,
+    overrides: Mapping[tuple[str, int], list[Override]],
+    problems: list[Problem],
+    kind: type[StageEntry],
 ) -> list[StageDraft]:
+    """The entries of ``[[stage]]``, or of ``[[teacher]]``, each with the file it uses."""
+    table = "stage" if kind is StageEntry else "teacher"
     drafts: list[StageDraft] = []
-    for number, entry in _tables(data.get("stage")).items():
-        draft, found = read_stage(number, entry, document, of_stages.get(number, ()))
+    for number, entry in _tables(data.get(table)).items():
+        draft, found = read_stage(number, entry, document, overrides.get((table, number), ()), kind)
         drafts.append(draft)
         problems += found
     return drafts

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from cascade_kd.config.files import ExperimentFile
+from cascade_kd.config.files import ExperimentFile, TeacherEntry
 from cascade_kd.config.lines import KeyPath
-from cascade_kd.config.stage import StageDraft
+from cascade_kd.config.stage import StageDraft, stands_in
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose, listing
 from cascade_kd.errors import Problem
@@ -22,38 +22,76 @@ ROW_METRICS = ("auc", "gauc", "logloss", "ece")
 LIST_METRICS = ("recall", "ndcg")  # each at a k
 
 
-def check_distill(pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft], place: Place) -> Iterator[Problem]:
+def check_distill(
+    pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft], teachers: Sequence[StageDraft], place: Place
+) -> Iterator[Problem]:
     """Who may teach whom; ``pairs`` by their number in the file."""
     stages = {draft.name: draft for draft in drafts if draft.keys.name}
+    everyone = stages | {draft.name: draft for draft in teachers if draft.keys.name}
     taught: dict[str, list[str]] = {}  # teacher -> students, offline pairs only
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[str] = set()
     for number, pair in pairs.items():
         at = ("distill", number)
-        for key, name in (("teacher", pair.teacher), ("student", pair.student)):
-            if name not in stages:
-                known = choose(name, stages)
-                yield place((*at, key), f"no stage is named '{name}'{known}")
+        if pair.teacher not in everyone:
+            hint = choose(pair.teacher, everyone)
+            yield place((*at, "teacher"), f"no stage or teacher is named '{pair.teacher}'{hint}")
+        if pair.student not in stages:
+            yield place((*at, "student"), f"no stage is named '{pair.student}'{choose(pair.student, stages)}")
         if pair.teacher == pair.student:
             yield place((*at, "student"), f"'{pair.student}' cannot teach itself; teacher and student must differ")
             continue
-        yield from _check_signals(pair, stages, at, place)
-        entry = (pair.teacher, pair.student, pair.method)
-        if entry in seen:
+        yield from _check_signals(pair, everyone, at, place)
+        if pair.name in seen:
             message = f"'{pair.teacher}' teaches '{pair.student}' by '{pair.method}' twice; give each pair one entry"
-            yield place((*at, "method"), message)
-        seen.add(entry)
+            yield place((*at, "method"), f"{message} a mode")
+        seen.add(pair.name)
+        if pair.mode == "joint":
+            yield from _check_joint(pair, everyone, pairs, at, place)
+            continue
         way_back = _way(taught, pair.student, pair.teacher)
         if way_back:
             ring = " -> ".join([pair.teacher, *way_back])
             yield place(
                 (*at, "student"),
                 f"the offline pairs form a ring: {ring}; a teacher must be complete before its student. Take one pair "
-                'out and let it teach in another round, or train the pair together with mode = "joint" (a later '
-                "version)",
+                'out and let it teach in another round, or train the pair together with mode = "joint"',
             )
         else:
             taught.setdefault(pair.teacher, []).append(pair.student)
     yield from _check_rest(pairs, drafts)
+
+
+def _check_joint(
+    pair: DistillConfig,
+    everyone: Mapping[str, StageDraft],
+    pairs: Mapping[int, DistillConfig],
+    at: tuple[str, int],
+    place: Place,
+) -> Iterator[Problem]:
+    """A joint teacher is one trained model on the rows of its students, which agree on them."""
+    teacher, student = everyone.get(pair.teacher), everyone.get(pair.student)
+    if teacher is None or student is None:
+        return
+    keys = teacher.keys
+    if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
+        yield place((*at, "mode"), f"'{pair.teacher}' is no single model, which a joint step trains; want 'offline'")
+    for draft in (teacher, student):
+        train = draft.keys.train
+        if train is not None and train.loss != "bce":
+            message = f"a joint step trains row by row, and the [train] loss of '{draft.name}' is '{train.loss}'"
+            yield place((*at, "mode"), f"{message}; want 'bce'")
+    rival = next(p.teacher for p in pairs.values() if p.mode == "joint" and p.student == pair.student)
+    if rival != pair.teacher:
+        message = f"'{pair.student}' is trained together with '{rival}' already; a student has one joint teacher"
+        yield place((*at, "teacher"), f'{message}. Let this one teach with mode = "offline"')
+    first = next(p for p in pairs.values() if p.mode == "joint" and p.teacher == pair.teacher)
+    other = everyone.get(first.student)
+    if other is not None and other is not student and other.keys.train is not None and student.keys.train is not None:
+        for key in ("label", "samples", "batch_size", "epochs"):
+            ours, theirs = getattr(student.keys.train, key), getattr(other.keys.train, key)
+            if ours != theirs:
+                message = f"'{pair.student}' and '{first.student}' learn from '{pair.teacher}' in one step, on the same"
+                yield place((*at, "student"), f"{message} rows; their [train] {key} must be equal")
 
 
 def check_expected(head: ExperimentFile, drafts: Sequence[StageDraft], place: Place) -> Iterator[Problem]:
@@ -94,23 +132,24 @@ def _unknown_metric(metric: str, plain: Sequence[str], cuts: Sequence[int]) -> s
 
 
 def _check_signals(
-    pair: DistillConfig, stages: Mapping[str, StageDraft], at: KeyPath, place: Place
+    pair: DistillConfig, stages: Mapping[str, StageDraft], at: tuple[str, int], place: Place
 ) -> Iterator[Problem]:
     """The teacher gives what the method needs, and the student's loss has room for it."""
     teacher, student = stages.get(pair.teacher), stages.get(pair.student)
-    if teacher is not None and teacher.kind is not None:
-        gives = teacher.kind.signals
-        lacks = [signal for signal in pair.needs if signal not in gives]
-        if lacks:
-            message = f"method '{pair.method}' needs the signal '{lacks[0]}' of its teacher; stage '{pair.teacher}'"
-            yield place((*at, "teacher"), f"{message} of type '{teacher.keys.type}' gives {listing(gives)}")
+    gives = _signals(teacher)
+    lacks = [signal for signal in pair.needs if gives is not None and signal not in gives]
+    if teacher is not None and gives is not None and lacks:
+        message = f"method '{pair.method}' needs the signal '{lacks[0]}' of its teacher; '{pair.teacher}'"
+        of_type = f" of type '{teacher.keys.type}'" if teacher.kind is not None else ""
+        yield place((*at, "teacher"), f"{message}{of_type} gives {listing(gives)}")
     if student is None:
         return
     train = student.keys.train
     if train is not None and train.loss not in pair.student_losses:
         message = f"method '{pair.method}' teaches a stage whose [train] loss is {listing(pair.student_losses)}"
         yield place((*at, "student"), f"{message}; '{pair.student}' has '{train.loss}'")
-    if train is not None and pair.method == "logit" and any(source.source == "hard" for source in train.samples):
+    cached = pair.method == "logit" and pair.mode == "offline"
+    if train is not None and cached and any(source.source == "hard" for source in train.samples):
         message = (
             f"stage '{pair.student}' draws 'hard' negatives anew every step, so its teacher's scores of them cannot"
         )
@@ -119,6 +158,16 @@ def _check_signals(
     if student.kind is not None and not student.kind.is_model:
         message = f"stage '{pair.student}' of type '{student.keys.type}' is not trained by the library"
         yield place((*at, "student"), f"{message} and cannot learn")
+
+
+def _signals(teacher: StageDraft | None) -> tuple[str, ...] | None:
+    """What a teacher can teach with; None where that cannot be told."""
+    if teacher is None:
+        return None
+    keys = teacher.keys
+    if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
+        return ("logits", "ranking")
+    return teacher.kind.signals if teacher.kind is not None else None
 
 
 def _check_rest(pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft]) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from cascade_kd.retrieval.settings import IndexConfig
 from cascade_kd.train.settings import TrainConfig
 
 StageLevel = Literal["recall", "prerank", "rank"]
+TeacherLevel = Literal["recall", "prerank", "rank", "never"]
 
 # Names of the report's own rows; a stage of that name could not be told from them.
 RESERVED = ("cascade", "found", "oracle", "popularity", "random")
@@ -73,8 +74,9 @@ class StageFile(BaseModel):
     """What serves the nearest items; recall level only."""
     keep: Annotated[int, Field(ge=1)] | None = None
     """The budget: how many candidates the stage hands on."""
-    label_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["rest"] = 1.0
-    """Factor of the label loss; "rest" makes it 1 minus the weights of the stage's distillers."""
+    label_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["rest", "learned"] = 1.0
+    """Factor of the label loss; "rest" makes it 1 minus the weights of the stage's distillers; "learned" balances all
+    terms by learnt uncertainties (Kendall et al., CVPR 2018), in which a distiller's weight is a factor before it."""
     upstream_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """The stage orders by its logit + this weight x the score it received; not for the first stage."""
     refresh: bool = False
@@ -101,6 +103,23 @@ class StageEntry(StageFile):
     """A stage of the catalogue such as "recall/two-tower", or the path of a stage TOML."""
 
 
+class TeacherEntry(StageEntry):
+    """One ``[[teacher]]``: a model that teaches and is never served, an ensemble, or scores of the user's own."""
+
+    name: StageName | None = None
+    """The teacher's name in this experiment; stages and teachers have different names."""
+    level: TeacherLevel | None = None  # type: ignore[assignment]
+    """Which features it may see; "never" sees those known only after the event, too."""
+    copies: Annotated[int, Field(ge=1)] = 1
+    """So many initialisations of the model; more than one teach by the mean of their probabilities."""
+    members: tuple[str, ...] = ()
+    """An ensemble of these teachers and stages, in the place of a model: the mean of their probabilities."""
+    column: str | None = None
+    """Scores of your own, in the place of a model: a numeric feature of the data set with `transform = "none"`."""
+    scores: Literal["logit", "probability"] = "logit"
+    """What `column` holds."""
+
+
 class ExperimentFile(BaseModel):
     """An experiment TOML. Stages and distillers are checked one by one, each by its own model."""
 
@@ -120,6 +139,8 @@ class ExperimentFile(BaseModel):
     """Use torch's deterministic algorithms on CUDA too."""
     stage: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
     """The stages of the cascade, upstream first."""
+    teacher: tuple[dict[str, Any], ...] = ()
+    """Models that teach and are never served."""
     distill: tuple[dict[str, Any], ...] = ()
     """Who teaches whom."""
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tomlkit.items import Array, InlineTable, Table
 
 from cascade_kd.config.experiment import ExperimentConfig
-from cascade_kd.config.stage import StageConfig
+from cascade_kd.config.stage import NOT_A_TEACHERS, StageConfig, TeacherConfig
 
 
 def resolved_toml(config: ExperimentConfig) -> str:
@@ -42,6 +42,7 @@ def resolved(config: ExperimentConfig) -> dict[str, Any]:
         "init_from": config.init_from,
         "deterministic": config.deterministic,
         "stage": [_stage(stage) for stage in config.stages],
+        "teacher": [_teacher(teacher) for teacher in config.teachers],
         "distill": [_dump(pair) for pair in config.distill],
         "evaluate": _dump(config.evaluate),
         "expected": {name: {key: list(band) for key, band in of.items()} for name, of in config.expected.items()},
@@ -70,6 +71,16 @@ def _stage(stage: StageConfig) -> dict[str, Any]:
         "index": _dump(stage.index),
     }
     return {key: value for key, value in plain.items() if value is not None}
+
+
+def _teacher(teacher: TeacherConfig) -> dict[str, Any]:
+    if teacher.model is not None:
+        plain = _stage(teacher.model)
+        kept = {key: value for key, value in plain.items() if key not in NOT_A_TEACHERS}
+        return kept | {"copies": teacher.copies}
+    if teacher.members:
+        return {"name": teacher.name, "members": list(teacher.members)}
+    return {"name": teacher.name, "column": teacher.column, "scores": teacher.scores}
 
 
 def _dump(model: BaseModel | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cascade_kd.config.files import ExperimentFile, StageEntry, StageFile
+from cascade_kd.config.files import ExperimentFile, StageEntry, StageFile, TeacherEntry
 from cascade_kd.config.tables import DISTILLERS, TYPES
 from cascade_kd.data.definition import DatasetDefinition
 
@@ -27,9 +27,11 @@ def json_schemas() -> dict[str, Schema]:
     entry["required"] = ["name"]
     definitions["TrainConfig"].pop("required", None)  # the stage file holds the rest
     definitions["StageEntry"] = entry
+    definitions["TeacherEntry"] = _move_in(TeacherEntry, definitions) | {"required": ["name"]}
     for model in DISTILLERS.values():
         definitions[model.__name__] = _move_in(model, definitions)
     experiment["properties"]["stage"]["items"] = {"$ref": "#/$defs/StageEntry"}
+    experiment["properties"]["teacher"]["items"] = {"$ref": "#/$defs/TeacherEntry"}
     choices = [{"$ref": f"#/$defs/{model.__name__}"} for model in DISTILLERS.values()]
     experiment["properties"]["distill"]["items"] = choices[0] if len(choices) == 1 else {"oneOf": choices}
     return {"experiment": experiment, "stage": stage, "dataset": _dataset_schema()}

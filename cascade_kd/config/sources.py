@@ -149,14 +149,16 @@ def apply_override(data: dict[str, Any], override: Override, path: KeyPath) -> O
     return OverrideLayer(override, tuple(real), nested)
 
 
-def stage_of(override: Override, stage_names: Sequence[str]) -> int | Problem:
-    """The place of the stage that ``stage.NAME.key=…`` means."""
+def entry_of(override: Override, names: Sequence[str]) -> int | Problem:
+    """The place of the stage that ``stage.NAME.key=…`` means, or of the teacher that ``teacher.NAME.key=…`` does."""
+    table = override.path[0]
     if len(override.path) < 3:
-        return Problem(override.shown, 0, "", "want stage.NAME.KEY=VALUE, as in stage.prerank.keep=100")
+        example = "stage.prerank.keep=100" if table == "stage" else "teacher.big.copies=3"
+        return Problem(override.shown, 0, "", f"want {table}.NAME.KEY=VALUE, as in {example}")
     name = str(override.path[1])
-    if name in stage_names:
-        return list(stage_names).index(name)
-    message = f"no stage is named '{name}'{choose(name, stage_names)}"
+    if name in names:
+        return list(names).index(name)
+    message = f"no {table} is named '{name}'{choose(name, names)}"
     return Problem(override.shown, 0, "", message)
 
 

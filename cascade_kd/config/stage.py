@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from cascade_kd.config import catalogue
-from cascade_kd.config.files import StageEntry, StageFile, StageLevel
+from cascade_kd.config.files import StageEntry, StageFile, TeacherEntry
 from cascade_kd.config.lines import Document, KeyPath, read_document
 from cascade_kd.config.problems import Fault, keys_of, salvage, validate
 from cascade_kd.config.sources import (
@@ -26,21 +26,27 @@ from cascade_kd.config.words import listing, show_path
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.retrieval.settings import IndexConfig
 from cascade_kd.train.settings import TrainConfig
+from cascade_kd.types import Level
+
+NOT_A_TEACHERS = ("keep", "index", "upstream_weight", "refresh", "label_weight")  # keys of what is served or taught
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One stage, complete and checked. ``toml_file`` (the stage's own, else the experiment's) takes no part in ==."""
+    """One stage, complete and checked. ``toml_file`` (the stage's own, else the experiment's) takes no part in ==.
+
+    A model of a ``[[teacher]]`` is one as well, which nobody serves: its ``keep`` is 1.
+    """
 
     name: str
     type: str
-    level: StageLevel
+    level: Level
     features: Literal["all"] | tuple[str, ...]
     model: BaseModel
     train: TrainConfig | None
     index: IndexConfig | None
     keep: int
-    label_weight: float | Literal["rest"]
+    label_weight: float | Literal["rest", "learned"]
     upstream_weight: float
     refresh: bool
     toml_file: Path = field(compare=False)
@@ -49,6 +55,30 @@ class StageConfig:
     def model_type(self) -> Any:
         """The class that ``type`` names: a model, or a stage of the user's own."""
         return resolve_type(self.type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """One ``[[teacher]]``, complete and checked: of ``model``, ``members`` and ``column`` there is one.
+
+    ``copies`` of a model are stages of one configuration that differ in their names, and so in their streams.
+    """
+
+    name: str
+    model: StageConfig | None
+    copies: int
+    members: tuple[str, ...]
+    column: str | None
+    scores: Literal["logit", "probability"]
+
+    @property
+    def stages(self) -> tuple[StageConfig, ...]:
+        """What is trained for it: its model, once for every copy."""
+        if self.model is None:
+            return ()
+        if self.copies == 1:
+            return (self.model,)
+        return tuple(replace(self.model, name=f"{self.name}.{copy}") for copy in range(self.copies))
 
 
 @dataclass(frozen=True)
@@ -77,7 +107,9 @@ class StageDraft:
     def config(self) -> StageConfig:
         """The stage, where nothing is wrong with it."""
         keys = self.keys
-        assert keys.name and keys.type and keys.level and keys.keep  # noqa: PT018
+        teacher = isinstance(keys, TeacherEntry)
+        keep = 1 if teacher else keys.keep
+        assert keys.name and keys.type and keys.level and keep  # noqa: PT018
         assert self.model is not None
         index = keys.index or IndexConfig() if keys.level == "recall" else None
         return StageConfig(
@@ -88,42 +120,75 @@ class StageDraft:
             model=self.model,
             train=keys.train,
             index=index,
-            keep=keys.keep,
+            keep=keep,
             label_weight=keys.label_weight,
             upstream_weight=keys.upstream_weight,
             refresh=keys.refresh,
             toml_file=self.toml_file,
         )
 
+    def teacher(self) -> TeacherConfig:
+        """The teacher, where nothing is wrong with it."""
+        keys = self.keys
+        assert isinstance(keys, TeacherEntry)
+        assert keys.name
+        return TeacherConfig(
+            name=keys.name,
+            model=None if stands_in(keys) else self.config(),
+            copies=keys.copies,
+            members=keys.members,
+            column=keys.column,
+            scores=keys.scores,
+        )
+
+
+def stands_in(keys: StageEntry) -> bool:
+    """Whether a ``[[teacher]]`` is an ensemble or scores of the user's own, with no model of its own."""
+    return isinstance(keys, TeacherEntry) and bool(keys.members or keys.column)
+
 
 def read_stage(
-    place: int, entry: dict[str, Any], document: Document, overrides: Sequence[Override]
+    place: int,
+    entry: dict[str, Any],
+    document: Document,
+    overrides: Sequence[Override],
+    kind_of_entry: type[StageEntry] = StageEntry,
 ) -> tuple[StageDraft, list[Problem]]:
-    """The ``place``-th ``[[stage]]`` of an experiment, with the stage file it uses and the overrides that name it."""
+    """The ``place``-th ``[[stage]]`` of an experiment, with the stage file it uses and the overrides that name it.
+
+    With ``TeacherEntry`` the ``place``-th ``[[teacher]]``.
+    """
     problems: list[Problem] = []
+    served = kind_of_entry is StageEntry
+    table = "stage" if served else "teacher"
     name = entry.get("name")
     shown_name = name if isinstance(name, str) and name else str(place)
-    own = Layer(document.shown, entry, document.lines, ("stage", place), show_path(("stage", shown_name)))
+    own = Layer(document.shown, entry, document.lines, (table, place), show_path((table, shown_name)))
     layers: list[Layer | OverrideLayer] = [own]
     entry = dict(entry)
     _apply(entry, [o for o in overrides if o.path[2:] == ("use",)], layers, problems)
 
     base, toml_file, complete = _used_file(entry, layers, document, problems)
+    if base and not served:
+        base = replace(base, data={key: value for key, value in base.data.items() if key not in NOT_A_TEACHERS})
     merged = merge(base.data if base else {}, entry)
     _apply(merged, [o for o in overrides if o.path[2:] != ("use",)], layers, problems)
     sources = Sources((*layers, base) if base else tuple(layers))
 
-    keys, faults = salvage(StageEntry, merged)
+    keys, faults = salvage(kind_of_entry, merged)
     assert keys is not None, "every key of a stage has a default"
+    has_model = not stands_in(keys)
     if complete:
-        problems += [own.problem((key,), _missing(key)) for key in ("name", "keep") if key not in merged]
-        faults += [Fault((key,), _missing(key), missing=True) for key in ("type", "level") if key not in merged]
+        own_keys = ("name", "keep") if served else ("name",)
+        problems += [own.problem((key,), _missing(key)) for key in own_keys if key not in merged]
+        of_model = ("type", "level") if has_model else ()
+        faults += [Fault((key,), _missing(key), missing=True) for key in of_model if key not in merged]
     else:  # the file that should hold them could not be read
         faults = [fault for fault in faults if not fault.missing]
     problems += [sources.problem(fault) for fault in faults]
 
     kind, model = _model(keys, sources, problems)
-    if complete and kind and kind.is_model and "train" not in merged:
+    if complete and has_model and kind and kind.is_model and "train" not in merged:
         problems.append(sources.problem(Fault(("train",), _missing("train"), missing=True)))
     return StageDraft(place, keys, kind, model, sources, toml_file), problems
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cascade_kd.config.files import TeacherEntry
 from cascade_kd.config.lines import KeyPath
 from cascade_kd.config.stage import StageDraft
 from cascade_kd.config.tables import SIDES
@@ -29,9 +30,9 @@ def check_stages(drafts: Sequence[StageDraft], definition: DatasetDefinition | N
             yield draft.problem(("name",), f"two stages are named '{draft.name}'{alike}; names must differ")
         yield from _check_order(draft, before)
         yield from _check_type(draft)
-        yield from _check_training(draft, definition)
+        yield from check_training(draft, definition)
         if definition is not None:
-            yield from _check_features(draft, definition)
+            yield from check_features(draft, definition)
         before.append(draft)
 
 
@@ -76,7 +77,7 @@ def _check_type(draft: StageDraft) -> Iterator[Problem]:
         yield draft.problem(("index",), message)
 
 
-def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> Iterator[Problem]:
+def check_training(draft: StageDraft, definition: DatasetDefinition | None) -> Iterator[Problem]:
     """Label, loss, samples and monitor fit the data set, the type and the place in the cascade."""
     train, kind = draft.keys.train, draft.kind
     if train is None:
@@ -96,13 +97,9 @@ def _check_training(draft: StageDraft, definition: DatasetDefinition | None) -> 
     if train.loss in BY_VECTORS and not tower:
         message = f"loss '{train.loss}' needs user and item vectors, which type '{draft.keys.type}' lacks"
         yield draft.problem(("train", "loss"), f"{message}; want 'bce' or 'bpr'")
-    if train.loss != "bce":
-        if train.monitor == "logloss":
-            message = f"loss '{train.loss}' gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
-            yield draft.problem(("train", "monitor"), message)
-        if draft.keys.label_weight not in (1.0, "rest"):
-            message = f"loss '{train.loss}' is the whole loss of its stage; leave label_weight out"
-            yield draft.problem(("label_weight",), message)
+    if train.loss != "bce" and train.monitor == "logloss":
+        message = f"loss '{train.loss}' gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
+        yield draft.problem(("train", "monitor"), message)
     if train.monitor.startswith("recall@") and not tower and train.loss not in BY_VECTORS:
         message = "recall@K is taken over the whole catalogue by user and item vectors"
         yield draft.problem(
@@ -131,7 +128,7 @@ def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
     by_rows = f"loss '{train.loss}' of a model without vectors" if pairs else f"loss '{train.loss}'"
     for number, source in enumerate(train.samples):
         at: KeyPath = ("train", "samples", number)
-        if source.source == "upstream" and draft.place == 0:
+        if source.source == "upstream" and draft.place == 0 and not isinstance(draft.keys, TeacherEntry):
             want = "'impressions' or 'uniform'" if on_rows else "'in-batch' or 'uniform'"
             message = f"the first stage has no stage before it to take samples from; want {want}"
             yield draft.problem((*at, "from"), message)
@@ -161,7 +158,7 @@ def _check_one_class(draft: StageDraft, train: TrainConfig, definition: DatasetD
         yield draft.problem(("train", "monitor"), f"{label}, so auc is not defined; {other_monitor(tower=tower)}")
 
 
-def _check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:
+def check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:
     """Listed features exist, are online at the level and of a side that the type sees; no tower is left empty."""
     level, listed = draft.keys.level, draft.keys.features
     sides = draft.kind.sides if draft.kind is not None else SIDES

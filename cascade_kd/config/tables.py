@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cascade_kd.config.words import choose, suggest
-from cascade_kd.distill.settings import LogitDistillConfig
+from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, RelationDistillConfig
 from cascade_kd.errors import UserError
 from cascade_kd.models.settings import (
     DCNv2Config,
@@ -26,10 +26,12 @@ from cascade_kd.models.settings import (
 )
 from cascade_kd.types import Level, Side
 
-DistillConfig = LogitDistillConfig  # a union, once there are more
+DistillConfig = LogitDistillConfig | HiddenDistillConfig | RelationDistillConfig
 
 DISTILLERS: Mapping[str, type[DistillConfig]] = {
     "logit": LogitDistillConfig,
+    "hidden": HiddenDistillConfig,
+    "relation": RelationDistillConfig,
 }
 
 STAGE_LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank")

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     from cascade_kd.distill.adapters import Experts, Regressor, gumbel_temperature
     from cascade_kd.distill.logit import LOGIT_LOSSES, logit_loss
     from cascade_kd.distill.schedule import weight_at
-    from cascade_kd.distill.settings import LogitDistillConfig
+    from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, PairConfig, RelationDistillConfig
 else:
     __getattr__ = lazy(
         __name__,
         {
             "Experts": "adapters",
             "LOGIT_LOSSES": "logit",
+            "HiddenDistillConfig": "settings",
             "LogitDistillConfig": "settings",
+            "PairConfig": "settings",
+            "RelationDistillConfig": "settings",
             "Regressor": "adapters",
             "gumbel_temperature": "adapters",
             "logit_loss": "logit",
@@ -31,8 +34,11 @@ else:
 __all__ = [
     "LOGIT_LOSSES",
     "Experts",
+    "HiddenDistillConfig",
     "LogitDistillConfig",
+    "PairConfig",
     "Regressor",
+    "RelationDistillConfig",
     "gumbel_temperature",
     "logit_loss",
     "weight_at",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from cascade_kd.distill.settings import LogitDistillConfig
+from cascade_kd.distill.settings import PairConfig
 
 
-def weight_at(config: LogitDistillConfig, step: int, total_steps: int) -> float:
+def weight_at(config: PairConfig, step: int, total_steps: int) -> float:
     """Weight at a 0-based optimiser step: 0 before ``warmup_steps``, then the schedule.
 
     linear and cosine go from ``weight`` at the first weighted step to ``end_weight`` at the last step of the longest

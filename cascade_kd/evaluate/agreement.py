@@ -32,6 +32,9 @@ def distill_metrics(
     ``student``, ``distilled`` and ``taught`` are the metric trees of the undistilled student, the student, the
     teacher. A recall student orders the catalogue, so its own list stands in for what it received.
     """
+    recovery = {"recovery": {name: _recovery(name, student, distilled, taught) for name in RECOVERED}}
+    if "ranking" not in teacher.signals:  # scores of logged events alone
+        return recovery
     received = student_step.received
     if received is None:  # its own scores must not reach the teacher
         own = student_step.ordered
@@ -43,7 +46,7 @@ def distill_metrics(
         f"overlap@{k}": overlap_at(ordered.item_BK, ordered.valid_BK, order.item_BK, order.valid_BK, k).as_dict()
         for k in sorted({k for k in ks if k <= order.width} | {min(student_step.keep, order.width)})
     }
-    return tree | {"recovery": {name: _recovery(name, student, distilled, taught) for name in RECOVERED}}
+    return tree | recovery
 
 
 def _recovery(name: str, student: dict[str, Any], distilled: dict[str, Any], taught: dict[str, Any]) -> float | None:

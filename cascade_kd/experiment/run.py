@@ -24,8 +24,10 @@ from cascade_kd.config.tables import stage_type
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
-from cascade_kd.evaluate.evaluation import Labelled
-from cascade_kd.experiment.rounds import Round, Workshop, stage_features, train_rounds
+from cascade_kd.evaluate.evaluation import Labelled, row_metrics
+from cascade_kd.experiment.joint import check_sharing, joint_name
+from cascade_kd.experiment.lessons import Net, check_layers, layer_shapes
+from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.rundir import (
     CHECKPOINTS,
     EVENTS,
@@ -38,8 +40,11 @@ from cascade_kd.experiment.rundir import (
     trim_events,
 )
 from cascade_kd.experiment.store import Store
+from cascade_kd.experiment.training import Round, Workshop, stage_features
 from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
+from cascade_kd.stages import LogitStage
+from cascade_kd.streams import scoped_seed
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
@@ -86,6 +91,9 @@ def run(
         if stage.train is not None:
             tower = stage_type(stage.type).is_tower
             check_rows(stage.name, dataset, None, stage.train, tower=tower)
+    nets = _nets(config, dataset, taught_only=True)
+    check_layers(config, nets, dataset)
+    check_sharing(config, nets)
     claim(folder, toml)
     check_data(folder, dataset.sha256)
     save_origin(dataset, folder / ORIGIN)
@@ -141,24 +149,51 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
     mask_seen = config.evaluate.mask_seen
     reference = reference_metrics(dataset, base.asked, labels[last.name].label, ks, mask_seen=mask_seen)
     distill: Tree = {}
-    for distiller in config.distill if len(rounds) > 1 else ():
-        distill[f"{distiller.teacher}->{distiller.student}:{distiller.method}"] = distill_metrics(
-            rounds[-2][distiller.teacher].stage,
-            final.trace.step(distiller.student),
+    teachers = _teacher_metrics(config, dataset, rounds, labels)
+    for pair in config.distill if len(rounds) > 1 else ():
+        joint = pair.mode == "joint"
+        teacher = rounds[-1][joint_name(pair.teacher)] if joint else rounds[-2][pair.teacher]
+        taught = teachers[joint_name(pair.teacher)] if joint else teachers.get(pair.teacher)
+        distill[pair.name] = distill_metrics(
+            teacher.stage,
+            final.trace.step(pair.student),
             final.asked.requests,
             config.evaluate.k,
-            student=base.stages[distiller.student],
-            distilled=final.stages[distiller.student],
-            taught=base.stages[distiller.teacher],
+            student=base.stages[pair.student],
+            distilled=final.stages[pair.student],
+            taught=base.stages[pair.teacher] if taught is None else taught,
         )
     tree: Tree = {
         "stages": final.stages,
         "cascade": final.cascade,
-        "teachers": {},
+        "teachers": teachers,
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
     return tree, final
+
+
+def _teacher_metrics(
+    config: ExperimentConfig, dataset: Dataset, rounds: list[Round], labels: Mapping[str, Labelled]
+) -> dict[str, Tree]:
+    """auc, gauc, logloss and ece of every teacher that is not served, on its own label, else its first student's."""
+    served = {stage.name for stage in config.stages}
+    known = {t.name: t.model.train for t in config.teachers if t.model is not None and t.model.train is not None}
+    trees: dict[str, Tree] = {}
+    for name, trained in (rounds[0] | rounds[-1]).items():
+        if name in served:
+            continue
+        plain = name.removesuffix(joint_name(""))
+        if plain in known:
+            labelled = Labelled(known[plain].label, known[plain].loss == "bce")
+        elif plain in served:
+            labelled = labels[plain]
+        else:
+            students = [pair.student for pair in config.distill if pair.teacher == plain]
+            labelled = labels[students[0] if students else config.stages[-1].name]
+        assert isinstance(trained.stage, LogitStage)
+        trees[name] = row_metrics(trained.stage, dataset, labelled)[0]
+    return trees
 
 
 def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labelled]:
@@ -175,20 +210,26 @@ def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labell
 
 def describe_layers(config: ExperimentConfig, dataset: Dataset) -> list[tuple[str, str, tuple[int, ...]]]:
     """(stage, layer, shape for one row) of every hidden state that a model of the experiment gives."""
-    rows: list[tuple[str, str, tuple[int, ...]]] = []
-    for stage in config.stages:
-        kind = stage.model_type
-        if not issubclass(kind, torch.nn.Module):
-            continue
-        features = stage_features(stage, kind, dataset)
-        model = kind(stage.model, features).eval()
-        requests = dataset.requests_of(dataset.rows("train")[:2], part="train")
-        item_R = dataset.events.item_N[dataset.rows("train")[:2]]
-        inputs = dataset.inputs([f.name for f in features], requests, item_R, torch.arange(2), part="train")
-        with torch.no_grad():
-            hidden = model(inputs, model.hidden_names).hidden
-        rows += [(stage.name, name, tuple(hidden[name].shape[1:])) for name in model.hidden_names]
-    return rows
+    shapes = {name: layer_shapes(net, dataset) for name, net in _nets(config, dataset).items()}
+    return [(name, layer, shape) for name, of in shapes.items() for layer, shape in of.items()]
+
+
+def _nets(config: ExperimentConfig, dataset: Dataset, *, taught_only: bool = False) -> dict[str, Net]:
+    """The models of stages and teachers with some weights; ``taught_only``: those whose layers a distiller names."""
+    named = {who for p in config.distill for who in (p.teacher, p.student) if p.mode == "joint"}
+    named |= {
+        who for p in config.distill for who in (p.teacher, p.student) if p.method != "logit" or p.layer is not None
+    }
+    stages = [*config.stages, *(teacher.model for teacher in config.teachers if teacher.model is not None)]
+    nets: dict[str, Net] = {}
+    for stage in stages:
+        if (stage.name in named or not taught_only) and issubclass(stage.model_type, torch.nn.Module):
+            features = stage_features(stage, stage.model_type, dataset)
+            with scoped_seed(0):
+                nets[stage.name] = Net(
+                    stage.model_type(stage.model, features).to(dataset.events.user_N.device), features
+                )
+    return nets
 
 
 def outside_bands(config: ExperimentConfig, report: Report) -> list[str]:
@@ -212,7 +253,7 @@ def _curves(seed: int, rounds: list[Round]) -> list[dict[str, Any]]:
     points = []
     for number, stages in enumerate(rounds):
         for name, trained in stages.items():
-            if number == 0 or trained is not rounds[number - 1][name]:
+            if number == 0 or trained is not rounds[number - 1].get(name):
                 points += [{"seed": seed, "round": number, "stage": name} | point for point in trained.curve]
     return points
 
@@ -224,9 +265,9 @@ def _agreement(
     if len(rounds) == 1:
         return {}
     return {
-        f"{d.teacher}->{d.student}:{d.method}": agreement_bins(final.logits[d.teacher], final.logits[d.student])
-        for d in config.distill
-        if d.teacher in final.logits and d.student in final.logits
+        pair.name: agreement_bins(final.logits[pair.teacher], final.logits[pair.student])
+        for pair in config.distill
+        if pair.teacher in final.logits and pair.student in final.logits
     }
 
 

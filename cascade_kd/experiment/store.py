@@ -18,6 +18,7 @@ from cascade_kd.report import atomic_write_bytes
 from cascade_kd.types import Candidates
 
 FILES = ("best.safetensors", "best.json", "last.safetensors", "last.json")
+BESIDE = ("beside.safetensors", "beside.json")  # of a joint training
 
 
 def content_key(**parts: Any) -> str:
@@ -54,8 +55,9 @@ class Store:
         if not source.is_dir() or (folder / FILES[0]).exists() or (folder / FILES[2]).exists():
             return False
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            atomic_write_bytes(folder / name, (source / name).read_bytes())
+        for name in (*BESIDE, *FILES):
+            if name not in BESIDE or (source / name).exists():
+                atomic_write_bytes(folder / name, (source / name).read_bytes())
         return True
 
     def keep(self, key: str, folder: Path) -> None:
@@ -64,8 +66,9 @@ class Store:
         if target.is_dir():
             return
         with staging(target) as folder_in_the_making:
-            for name in FILES:
-                shutil.copyfile(folder / name, folder_in_the_making / name)
+            for name in (*BESIDE, *FILES):
+                if name not in BESIDE or (folder / name).exists():
+                    shutil.copyfile(folder / name, folder_in_the_making / name)
 
     def lists(self, key: str, make: Callable[[], Candidates]) -> Candidates:
         """Stored candidates, made on first use."""

@@ -5,6 +5,7 @@ teacher's tensor that carries a gradient is refused. To add a loss: its function
 ``tests/losses``.
 """
 
+from cascade_kd.losses.checks import teachers_learn
 from cascade_kd.losses.hidden import attention_transfer, hint, relational
 from cascade_kd.losses.label import bce, bpr, ccl, sampled_softmax
 from cascade_kd.losses.logit import (
@@ -35,5 +36,6 @@ __all__ = [
     "mse_probabilities_listwise",
     "relational",
     "sampled_softmax",
+    "teachers_learn",
     "uncertainty_weighting",
 ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from torch import Tensor
 
 
@@ -11,9 +15,22 @@ def check_same_shape(first: Tensor, second: Tensor, names: str) -> None:
         raise ValueError(f"{names} must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
 
 
+_teachers_learn: ContextVar[bool] = ContextVar("_teachers_learn", default=False)
+
+
+@contextmanager
+def teachers_learn() -> Iterator[None]:
+    """Inside the block a teacher may carry a gradient: joint training without the gradient block, which asks for it."""
+    token = _teachers_learn.set(True)
+    try:
+        yield
+    finally:
+        _teachers_learn.reset(token)
+
+
 def check_no_gradient(teacher: Tensor, what: str = "logits") -> None:
     """Raise ValueError for a teacher's tensor that carries a gradient; ``what`` names it in the error."""
-    if teacher.requires_grad:
+    if teacher.requires_grad and not _teachers_learn.get():
         raise ValueError(f"the teacher's {what} carry a gradient; compute them under torch.no_grad() or detach() them")
 
 

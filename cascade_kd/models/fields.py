@@ -57,7 +57,7 @@ class FieldEmbedding(nn.Module):
         self, features: Sequence[Feature], dim: int, std: float = EMBEDDING_STD, max_rows: int | None = None
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.max_rows = dim, max_rows
         self.rows: dict[str, Rows] = {}  # by vocabulary
         end = 0
         for feature in features:
@@ -102,8 +102,8 @@ class Side(nn.Module):
         self.pooled = [f for f in features if f.kind in ("tags", "history")]
         self.numbers = [f for f in features if f.is_number]
         self.vectors = [f for f in features if f.kind == "vector"]
-        groups = (*self.codes, *self.pooled, *self.numbers, *self.vectors)
-        self.names = tuple(f.name for f in groups)  # the order of the fields
+        self.features = (*self.codes, *self.pooled, *self.numbers, *self.vectors)  # in the order of the fields
+        self.names = tuple(f.name for f in self.features)
         self.pooled_rows = [rows[f.vocabulary] for f in self.pooled]
         self.code_rows = [rows[f.vocabulary] for f in self.codes]
         self.compressed = [place for place, of_one in enumerate(self.code_rows) if of_one.compressed]

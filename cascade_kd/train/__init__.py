@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from cascade_kd.train.loop import fit, is_finished, load_best
     from cascade_kd.train.progress import ProgressLog
     from cascade_kd.train.settings import SampleSource, TrainConfig
-    from cascade_kd.train.task import Task, Term, make_sampler
+    from cascade_kd.train.task import Student, Task, make_sampler
     from cascade_kd.train.teacher import teacher_logits
+    from cascade_kd.train.terms import LiveTeacher, Term
 else:
     __getattr__ = lazy(
         __name__,
         {
             "Checkpoint": "checkpoint",
+            "LiveTeacher": "terms",
             "ProgressLog": "progress",
             "SampleSource": "settings",
+            "Student": "task",
             "Task": "task",
-            "Term": "task",
+            "Term": "terms",
             "TrainConfig": "settings",
             "fit": "loop",
             "is_finished": "loop",
@@ -40,8 +43,10 @@ else:
 
 __all__ = [
     "Checkpoint",
+    "LiveTeacher",
     "ProgressLog",
     "SampleSource",
+    "Student",
     "Task",
     "Term",
     "TrainConfig",

@@ -121,6 +121,8 @@ def grow(folder: Path, vocabulary: Path, model: nn.Module, dataset: Dataset) -> 
     weights = {name: _moved(name, fresh[name].clone(), best.model, rows.get(name)) for name in fresh}
     optimizer: dict[str, dict[str, Tensor]] = {}
     for name, state in last.optimizer.items():
+        if name.startswith("beside."):  # trained with the model then, not a part of it
+            continue
         optimizer[name] = {
             key: value
             if value.dim() == 0

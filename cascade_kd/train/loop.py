@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
 from cascade_kd.train.task import LossParts, Task, make_loss, make_sampler
+
+BESIDE = "beside.safetensors"  # what was trained with the best model and is not served
+_BESIDE = "beside."
 
 
 @dataclass
@@ -58,14 +61,21 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
     check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
-    optimizers = make_optimizers(model, train)
+    with trained_beside(model, task.beside):
+        _fit(task, model, folder, progress, about)
+    if task.beside is not None and (folder / BESIDE).exists():
+        task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE).model), strict=False)
+    return load_best(model, folder)
+
+
+def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, about: dict[str, Any]) -> None:
+    train = task.train
+    optimizers = _optimizers(task, model)
     for optimizer in optimizers:
         restore_optimizer(model, optimizer, task.optimizer)
     state = _resume(folder / "last.safetensors", model, optimizers)
     sampler = make_sampler(task)
-    monitor, more_is_better = make_monitor(
-        train.monitor, model, task.dataset, task.features, train.label, index=task.index
-    )
+    monitor, more_is_better = _monitor(task)
     loss_parts = make_loss(task, sampler)
     total_steps = train.epochs * sampler.steps_per_epoch
     last_step = min(total_steps, train.max_steps or total_steps)
@@ -82,15 +92,52 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
                     )
                 if ended:
                     _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
+                    if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
+                        state.best, state.bad_epochs, state.plateaus = None, 0, 0
                     if state.bad_epochs == 0:
-                        _save(folder / "best.safetensors", model, (), state, about)
+                        _save_best(task, model, folder, state, about)
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
                 _save(folder / "last.safetensors", model, optimizers, state, about)
             if interrupt.signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
                 raise Interrupted(interrupt.signum, message)
-    return load_best(model, folder)
+
+
+@contextmanager
+def trained_beside(model: nn.Module, beside: nn.Module | None) -> Iterator[None]:
+    """Inside the block ``beside`` is a part of the model: its parameters are trained and saved with the model's."""
+    if beside is None:
+        yield
+        return
+    model.add_module("beside", beside)
+    try:
+        yield
+    finally:
+        del model.beside
+
+
+def _optimizers(task: Task, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """By the task's ``[train]``, but for what only a joint teacher has, which is trained by the teacher's own."""
+    joint = {teacher.model: teacher.train for teacher in task.teachers if teacher.train is not None}
+    learners = [cast(nn.Module, student.model) for student in task.students]
+    ours = {id(p) for learner in learners for name, p in learner.named_parameters() if not name.startswith(_BESIDE)}
+    theirs = {net: [p for p in cast(nn.Module, net).parameters() if id(p) not in ours] for net in joint}
+    made = make_optimizers(model, task.train, leave=[p for parameters in theirs.values() for p in parameters])
+    for net, train in joint.items():
+        own = {id(p) for p in theirs[net]}
+        module = cast(nn.Module, net)
+        made += make_optimizers(module, train, leave=[p for p in module.parameters() if id(p) not in own])
+    return made
+
+
+def _monitor(task: Task) -> tuple[Callable[[], float], bool]:
+    """The mean over the students of what ``[train] monitor`` names."""
+    made = [
+        make_monitor(task.train.monitor, s.model, task.dataset, s.features, task.train.label, index=task.index)
+        for s in task.students
+    ]
+    return lambda: sum(measure() for measure, _ in made) / len(made), made[0][1]
 
 
 @contextmanager
@@ -185,20 +232,44 @@ def _close_epoch(
     state.loss_sum = 0.0
 
 
+def _save_best(task: Task, model: nn.Module, folder: Path, state: State, about: dict[str, Any]) -> None:
+    """The model alone, which will be served; beside it a joint teacher and the other students, where there are any."""
+    weights = _state_dict(model)
+    served = {name: tensor for name, tensor in weights.items() if not name.startswith(_BESIDE)}
+    story = about | {"state": vars(state)}
+    if len(served) < len(weights) and (task.others or any(teacher.train is not None for teacher in task.teachers)):
+        beside = {name.removeprefix(_BESIDE): x for name, x in weights.items() if name.startswith(_BESIDE)}
+        save_checkpoint(folder / BESIDE, Checkpoint(beside, story))
+    save_checkpoint(folder / "best.safetensors", Checkpoint(served, story))
+
+
+def _state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The weights by name, a shared one once, under its first name."""
+    held: set[int] = set()
+    weights: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in held:
+            held.add(id(tensor))
+            weights[name] = tensor
+    return weights
+
+
 def _save(
     path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, about: dict[str, Any]
 ) -> None:
     saved: dict[str, dict[str, Tensor]] = {}
     for optimizer in optimizers:
         saved |= optimizer_state(model, optimizer)
-    save_checkpoint(path, Checkpoint(model.state_dict(), about | {"state": vars(state)}, saved))
+    save_checkpoint(path, Checkpoint(_state_dict(model), about | {"state": vars(state)}, saved))
 
 
 def _resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
     if not path.exists():
         return State()
     checkpoint = load_checkpoint(path)
-    model.load_state_dict(dict(checkpoint.model))
+    missing = model.load_state_dict(dict(checkpoint.model), strict=False).missing_keys
+    held = _state_dict(model)
+    assert not [name for name in missing if name in held], "a checkpoint leaves out second names of shared weights only"
     for optimizer in optimizers:
         restore_optimizer(model, optimizer, checkpoint.optimizer)
     return State(**checkpoint.meta["state"])

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.losses import bce
-from cascade_kd.models import Model
 from cascade_kd.models.multi_task import HEAD
 from cascade_kd.train.samples import Batch
-from cascade_kd.types import Output
+from cascade_kd.types import Inputs, Output
 
 
-def row_output(
-    model: Model,
+def row_inputs(
     dataset: Dataset,
     names: Sequence[str],
     batch: Batch,
     *,
-    hidden: Collection[str] = (),
     known: Mapping[str, Tensor] | None = None,
     known_user: Mapping[str, Tensor] | None = None,
-) -> Output:
-    """What the model says of all rows.
+) -> Inputs:
+    """The columns ``names`` of all rows.
 
     ``known`` holds item or pair columns [R], ``known_user`` user or context columns [B], that need no look-up any more.
     """
@@ -38,8 +35,7 @@ def row_output(
         part=batch.requests.part,
         event_R=batch.event_R,
     )
-    inputs = replace(inputs, user={**inputs.user, **known_user}, item={**inputs.item, **known})
-    return model(inputs, hidden)
+    return replace(inputs, user={**inputs.user, **known_user}, item={**inputs.item, **known})
 
 
 def pointwise_loss(logits_R: Tensor, label_R: Tensor, weight_R: Tensor) -> Tensor:
@@ -50,13 +46,18 @@ def pointwise_loss(logits_R: Tensor, label_R: Tensor, weight_R: Tensor) -> Tenso
 def auxiliary_losses(
     output: Output, auxiliary: Mapping[str, float], dataset: Dataset, batch: Batch
 ) -> dict[str, Tensor]:
-    """The weighted losses of a model's auxiliary labels, as ``head.LABEL``; of a sampled row every label is false."""
-    sampled_R, event_R = batch.event_R < 0, batch.event_R.clamp(min=0)
+    """The weighted losses of a model's auxiliary labels, as ``head.LABEL``."""
     losses: dict[str, Tensor] = {}
     for label, weight in auxiliary.items():
-        label_R = dataset.events.labels[label].index_select(0, event_R).float().masked_fill(sampled_R, 0.0)
+        label_R = row_labels(dataset, label, batch)
         losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.weight_R)
     return losses
+
+
+def row_labels(dataset: Dataset, label: str, batch: Batch) -> Tensor:
+    """[R] a label of the rows; of a sampled row every label is false."""
+    sampled_R, event_R = batch.event_R < 0, batch.event_R.clamp(min=0)
+    return dataset.events.labels[label].index_select(0, event_R).float().masked_fill(sampled_R, 0.0)
 
 
 def weighted_mean(loss_R: Tensor, weight_R: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -10,14 +12,18 @@ from cascade_kd.train.row_optimizers import RowAdagrad, RowAdam
 from cascade_kd.train.settings import TrainConfig
 
 
-def make_optimizers(model: nn.Module, train: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: nn.Module, train: TrainConfig, *, leave: Iterable[nn.Parameter] = ()
+) -> list[torch.optim.Optimizer]:
     """One dense optimiser, and with a row-sparse ``embedding_optimizer`` a second one for the embedding tables.
 
-    The tables of ``model`` are told which gradient to leave: of all rows, or of touched rows.
+    The tables of ``model`` are told which gradient to leave: of all rows, or of touched rows. The parameters ``leave``
+    are somebody else's.
     """
-    tables = [module for module in model.modules() if isinstance(module, Table)]
+    others = {id(parameter) for parameter in leave}
+    tables = [module for module in model.modules() if isinstance(module, Table) and id(module.weight) not in others]
     of_tables = [table.weight for table in tables]
-    ids = {id(weight) for weight in of_tables}
+    ids = {id(weight) for weight in of_tables} | others
     rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     groups = [{"params": rest, "lr": train.learning_rate, "weight_decay": train.weight_decay}]
     lr, l2 = train.embedding_learning_rate, train.embedding_l2

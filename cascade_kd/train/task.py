@@ -5,11 +5,12 @@ R rows of a batch, M training rows, S slots of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import Model, TowerModel
@@ -19,33 +20,37 @@ from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_columns, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
-from cascade_kd.train.objective import auxiliary_losses, pointwise_loss, row_output, weighted_mean
+from cascade_kd.train.objective import auxiliary_losses, pointwise_loss, row_inputs, row_labels
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
-from cascade_kd.types import Candidates, Feature
+from cascade_kd.train.terms import Balance, LiveTeacher, Moment, Term
+from cascade_kd.types import Candidates, Feature, Inputs, Output
 
 LossParts = dict[str, Tensor]
+OnBatch = Callable[[Batch, int, int], LossParts]
+LABEL = "label"  # the part of the loss that the label gives
 
 
 @dataclass(frozen=True)
-class Term:
-    """One distillation term of a student's loss.
+class Student:
+    """A model that learns from its label and from teachers; ``balance`` is learnt with it where its weights are."""
 
-    ``teacher_MS`` are the teacher's cached logits of all the student's training rows and their negatives, in the
-    sampler's order. ``weight`` is a function of (step, total steps); where it is 0 the term is not computed, so
-    nothing of it can leak into the step.
-    """
-
-    name: str
-    loss: Callable[[Tensor, Tensor], Tensor]
-    weight: Callable[[int, int], float]
-    teacher_MS: Tensor
+    stage: str
+    model: Model
+    features: tuple[Feature, ...]
+    label_weight: float | Literal["rest", "learned"] = 1.0
+    terms: tuple[Term, ...] = ()
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that ``fit`` needs to train one stage."""
+    """All that ``fit`` needs to train one stage, or a joint group: ``others`` learn in the same steps.
+
+    ``beside`` holds what is trained with the model: adapters, a joint teacher, the other students. The first
+    ``hint_epochs`` are those of terms that are ``hint_only``.
+    """
 
     stage: str
     model: Model
@@ -55,15 +60,26 @@ class Task:
     rows_M: Tensor | None  # event rows; None: all of a data set that is larger than memory
     seed: int  # of this stage's streams
     lists: Candidates | None = None
-    label_weight: float | Literal["rest"] = 1.0
+    label_weight: float | Literal["rest", "learned"] = 1.0
     terms: tuple[Term, ...] = ()
     index: IndexConfig = field(default_factory=IndexConfig)
     optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # state to continue from
+    balance: Balance | None = None
+    teachers: tuple[LiveTeacher, ...] = ()
+    others: tuple[Student, ...] = ()
+    beside: nn.ModuleDict | None = None
+    hint_epochs: int = 0
 
     @property
     def names(self) -> list[str]:
         """The names of the features the model reads."""
         return [feature.name for feature in self.features]
+
+    @property
+    def students(self) -> tuple[Student, ...]:
+        """All that learn in a step, the stage's own model first."""
+        own = Student(self.stage, self.model, self.features, self.label_weight, self.terms, self.balance)
+        return (own, *self.others)
 
 
 def make_sampler(task: Task) -> Sampler | StreamSampler:
@@ -93,13 +109,86 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
     )
 
 
-def make_loss(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
-    """(batch, step, total steps) -> the weighted terms of the loss by name; their sum is minimised."""
-    on_batch = _pointwise(task, sampler) if task.train.loss == "bce" else _contrast(task, sampler)
+def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
+    """(batch, step, total steps) -> the weighted terms of the loss by name; their sum is minimised.
+
+    Every net that reads rows is given the same :class:`Inputs`, looked up once, the students before the teachers.
+    """
+    contrast = None if task.train.loss == "bce" else _contrast(task, sampler)
+    nets: tuple[Student | LiveTeacher, ...] = (*task.students, *task.teachers)
+    features = {feature.name: feature for feature in chain.from_iterable(net.features for net in nets)}
+    by_rows = contrast is None or any(student.terms for student in task.students)
+    known = _known_columns(task, sampler, features.values()) if by_rows else None
+    hint_steps = task.hint_epochs * sampler.steps_per_epoch
     hard = make_hard_negatives(task, sampler)
-    if hard is None:
-        return on_batch
-    return lambda batch, step, total_steps: on_batch(hard.added_to(batch, step), step, total_steps)
+
+    def on_batch(batch: Batch, step: int, total_steps: int) -> LossParts:
+        if hard is not None:
+            batch = hard.added_to(batch, step)
+        hinting = step < hint_steps
+        running = [_running(student.terms, step, total_steps, hinting=hinting) for student in task.students]
+        if contrast is not None and not any(running):
+            return contrast(batch, step)
+        assert known is not None
+        inputs = row_inputs(
+            task.dataset, list(features), batch, known=known.of(batch), known_user=known.of_requests(batch)
+        )
+        outputs = [_read(student, terms, inputs) for student, terms in zip(task.students, running, strict=True)]
+        needed = {term.teacher for terms in running for term in terms}
+        taught = {t.name: t.output(inputs) for t in task.teachers if t.train is not None or t.name in needed}
+        parts: LossParts = {}
+        for student, terms, output in zip(task.students, running, outputs, strict=True):
+            label: LossParts = {}
+            if not hinting:
+                label = contrast(batch, step) if contrast is not None else _label_parts(task, student, output, batch)
+            moment = Moment(batch, output, taught, step, total_steps)
+            own = _weighted(student, label, {term: term.loss(moment) for term in terms}, terms)
+            prefix = "" if student.stage == task.stage else f"{student.stage} "
+            parts |= {name if name in {t.name for t in terms} else prefix + name: part for name, part in own.items()}
+        for teacher in task.teachers:
+            if teacher.train is not None:
+                label_R = row_labels(task.dataset, teacher.train.label, batch)
+                output = taught[teacher.name]
+                parts[f"{teacher.name} {LABEL}"] = pointwise_loss(output.logits_R.float(), label_R, batch.weight_R)
+        return parts
+
+    return on_batch
+
+
+def _running(terms: Iterable[Term], step: int, total_steps: int, *, hinting: bool) -> dict[Term, float]:
+    """The terms of a step and their weights, those of weight 0 left out."""
+    weights = {term: term.weight(step, total_steps) for term in terms if term.hint_only == hinting}
+    return {term: weight for term, weight in weights.items() if weight}
+
+
+def _read(student: Student, terms: Iterable[Term], inputs: Inputs) -> Output:
+    heads = [HEAD + label for label in _auxiliary(student.model)]
+    layers = [layer for term in terms for layer in term.layers]
+    return student.model(inputs, dict.fromkeys([*heads, *layers]))
+
+
+def _auxiliary(model: Model) -> dict[str, float]:
+    auxiliary: dict[str, float] = getattr(model, "auxiliary", {})
+    return auxiliary
+
+
+def _label_parts(task: Task, student: Student, output: Output, batch: Batch) -> LossParts:
+    label_loss = pointwise_loss(output.logits_R, batch.label_R, batch.weight_R)
+    return {LABEL: label_loss} | auxiliary_losses(output, _auxiliary(student.model), task.dataset, batch)
+
+
+def _weighted(student: Student, label: LossParts, losses: dict[Term, Tensor], weights: dict[Term, float]) -> LossParts:
+    """The label's parts and the terms, each with its weight."""
+    terms = {term.name: weights[term] * loss for term, loss in losses.items()}
+    if student.label_weight == "learned":
+        assert student.balance is not None
+        heads = {name: part for name, part in label.items() if name != LABEL}
+        own = {name: part for name, part in label.items() if name == LABEL}
+        return student.balance(own | terms) | heads
+    factor = 1.0 - sum(weights.values()) if student.label_weight == "rest" else student.label_weight
+    if factor != 1.0 and LABEL in label:
+        label = {**label, LABEL: factor * label[LABEL]}
+    return label | terms
 
 
 def make_hard_negatives(task: Task, sampler: Sampler | StreamSampler) -> HardNegatives | None:
@@ -111,30 +200,26 @@ def make_hard_negatives(task: Task, sampler: Sampler | StreamSampler) -> HardNeg
     return None
 
 
-def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
+def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int], LossParts]:
     """Every positive against negatives: by vectors where the model has them, else row by row."""
     model, dataset, names, train = task.model, task.dataset, task.names, task.train
     num_drawn = sum(source.per_positive for source in train.samples)
     if not isinstance(model, TowerModel):
         assert train.loss == "bpr", "config lets only tower models train with the other losses"
-        known = _known_columns(task, sampler)
+        known = _known_columns(task, sampler, task.features)
 
-        def by_rows(batch: Batch, step: int, total_steps: int) -> LossParts:
-            output = row_output(
-                model, dataset, names, batch, known=known.of(batch), known_user=known.of_requests(batch)
-            )
-            return {"label": contrast_loss(row_columns(output.logits_R.float(), batch, num_drawn), train)}
+        def by_rows(batch: Batch, step: int) -> LossParts:
+            inputs = row_inputs(dataset, names, batch, known=known.of(batch), known_user=known.of_requests(batch))
+            return {LABEL: contrast_loss(row_columns(model(inputs).logits_R.float(), batch, num_drawn), train)}
 
         return by_rows
     if train.loss == "full-softmax":
-        return lambda batch, step, total_steps: {
-            "label": contrast_loss(catalogue_columns(model, dataset, names, batch), train)
-        }
+        return lambda batch, step: {LABEL: contrast_loss(catalogue_columns(model, dataset, names, batch), train)}
     in_batch = any(source.source == "in-batch" for source in train.samples)
     log_q_I1 = log_popularity(sampler.item_counts()) if in_batch else None
     shared = shared_negatives(dataset, train.samples, task.seed)
 
-    def by_vectors(batch: Batch, step: int, total_steps: int) -> LossParts:
+    def by_vectors(batch: Batch, step: int) -> LossParts:
         columns = batch_columns(
             model,
             dataset,
@@ -145,42 +230,15 @@ def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, 
             shared=shared.draw(step) if shared.num else None,
             cosine=train.loss == "ccl",
         )
-        return {"label": contrast_loss(columns, train)}
+        return {LABEL: contrast_loss(columns, train)}
 
     return by_vectors
 
 
-def _known_columns(task: Task, sampler: Sampler | StreamSampler) -> StatisticColumns | StreamColumns:
+def _known_columns(
+    task: Task, sampler: Sampler | StreamSampler, features: Iterable[Feature]
+) -> StatisticColumns | StreamColumns:
     """The columns of training rows that need no look-up any more."""
     if isinstance(sampler, StreamSampler):
-        return StreamColumns(task.dataset, task.features)
-    return StatisticColumns(sampler, task.features)
-
-
-def _pointwise(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int, int], LossParts]:
-    known = _known_columns(task, sampler)
-    auxiliary: dict[str, float] = getattr(task.model, "auxiliary", {})
-
-    def loss_parts(batch: Batch, step: int, total_steps: int) -> LossParts:
-        output = row_output(
-            task.model,
-            task.dataset,
-            task.names,
-            batch,
-            hidden=[HEAD + label for label in auxiliary],
-            known=known.of(batch),
-            known_user=known.of_requests(batch),
-        )
-        logits_R = output.logits_R.float()
-        label_loss = pointwise_loss(logits_R, batch.label_R, batch.weight_R)
-        weights = {term.name: term.weight(step, total_steps) for term in task.terms}
-        label_weight = 1.0 - sum(weights.values()) if task.label_weight == "rest" else task.label_weight
-        parts = {"label": label_loss if label_weight == 1.0 else label_weight * label_loss}
-        parts |= auxiliary_losses(output, auxiliary, task.dataset, batch)
-        for term in task.terms:
-            if weights[term.name]:
-                loss_R = term.loss(logits_R, term.teacher_MS[batch.sample_R, batch.slot_R])
-                parts[term.name] = weights[term.name] * weighted_mean(loss_R, batch.weight_R)
-        return parts
-
-    return loss_parts
+        return StreamColumns(task.dataset, tuple(features))
+    return StatisticColumns(sampler, tuple(features))

@@ -91,7 +91,8 @@ def test_every_type_of_the_table_can_be_resolved() -> None:
         assert required == ({"auxiliary"} if name == "multi-task" else set())
         assert stage_type(name) == TYPES[name] == describe_class(TYPES[name].home, model), "the table as the class"
     for name, config in DISTILLERS.items():
-        assert config.model_validate({"teacher": "a", "student": "b", "method": name}).method == name
+        layers = {"layers": [["mlp.0", "mlp.0"]]} if "layers" in config.model_fields else {}
+        assert config.model_validate({"teacher": "a", "student": "b", "method": name, **layers}).method == name
 
 
 def test_one_row_a_thing() -> None:
@@ -101,7 +102,7 @@ def test_one_row_a_thing() -> None:
     assert datasets["synthetic"][1] == "Apache-2.0"
     assert all(len({len(row) for row in rows.values()}) == 1 for rows in (stages, datasets))
     assert all(cell for rows in (stages, datasets) for row in rows.values() for cell in row)
-    assert [row[0] for row in describe_distillers()] == ["logit"]
+    assert [row[0] for row in describe_distillers()] == ["logit", "hidden", "relation"]
 
 
 def test_a_long_description_stays_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,11 +69,11 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "sedes",
         "unknown key; did you mean 'seeds'? Known keys: 'name', 'dataset', 'seeds'",
     ),
-    "teachers have not landed": (
-        [("exp.toml", "#distill", "[[teacher]]\nname = 'big'")],
+    "objectives have not landed": (
+        [("exp.toml", "#distill", "[[objective]]\nname = 'big'")],
         "exp.toml",
-        "[[teacher]]",
-        "teacher",
+        "[[objective]]",
+        "objective",
         "unknown key; known keys:",
     ),
     "no seeds": ([("exp.toml", "[0, 1]", "[]")], "exp.toml", "seeds", "seeds", "want at least 1 entry, got []"),
@@ -465,34 +465,27 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "stage.recall.train.monitor",
         "loss 'sampled-softmax' gives no probabilities",
     ),
-    "a label weight of a softmax": (
-        [("exp.toml", "#recall", "label_weight = 0.5")],
-        "exp.toml",
-        "label_weight",
-        "stage.recall.label_weight",
-        "leave label_weight out",
-    ),
     # distillers
     "a method that has not landed": (
         [("exp.toml", '"logit"', '"topk-pointwise"\nk = 50\nalpha = 1.0')],
         "exp.toml",
         "method",
         "distill.0.method",
-        "no distiller \"topk-pointwise\" in this version; there are: 'logit'",
+        "no distiller \"topk-pointwise\" in this version; there are: 'logit', 'hidden', 'relation'",
     ),
     "no method": (
         [("exp.toml", 'method = "logit"\n', "")],
         "exp.toml",
         "[[distill]]",
         "distill.0.method",
-        "required key is missing: the distiller; there are: 'logit'",
+        "required key is missing: the distiller; there are: 'logit', 'hidden', 'relation'",
     ),
     "an unknown teacher": (
         [("exp.toml", 'teacher = "rank"', 'teacher = "ranker"')],
         "exp.toml",
         "teacher",
         "distill.0.teacher",
-        "no stage is named 'ranker'; did you mean 'rank'? There are: 'recall', 'prerank', 'rank'",
+        "no stage or teacher is named 'ranker'; did you mean 'rank'? There are: 'recall', 'prerank', 'rank'",
     ),
     "an unknown student": (
         [("exp.toml", 'student = "prerank"', 'student = "x"')],
@@ -522,12 +515,124 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "distill.1.method",
         "'rank' teaches 'prerank' by 'logit' twice",
     ),
-    "joint pairs have not landed": (
-        [("exp.toml", "#distill", "mode = 'joint'")],
+    "sharing offline": (
+        [("exp.toml", "#distill", "share = ['embedding']")],
+        "exp.toml",
+        "share",
+        "distill.0.share",
+        'only mode = "joint" shares modules',
+    ),
+    "an exception without the embedding": (
+        [("exp.toml", "#distill", "mode = 'joint'\nexcept = ['embedding.user_id']")],
+        "exp.toml",
+        "except",
+        "distill.0.except",
+        "except names features of the shared embedding",
+    ),
+    "an exception that is no feature": (
+        [("exp.toml", "#distill", "mode = 'joint'\nshare = ['embedding']\nexcept = ['user_id']")],
+        "exp.toml",
+        "except",
+        "distill.0.except",
+        "want embedding.FEATURE, as in 'embedding.user_id', got 'user_id'",
+    ),
+    "an open block offline": (
+        [("exp.toml", "#distill", "block = false")],
+        "exp.toml",
+        "block",
+        "distill.0.block",
+        "an offline teacher is frozen whatever block says",
+    ),
+    "an auxiliary head on nothing": (
+        [("exp.toml", "#distill", "head = 'auxiliary'")],
+        "exp.toml",
+        "[[distill]]",
+        "distill.0.layer",
+        "needs the layer it stands on",
+    ),
+    "a joint teacher of a softmax student": (
+        [
+            (
+                "exp.toml",
+                "#distill",
+                "[[distill]]\nteacher = 'rank'\nstudent = 'recall'\nmethod = 'relation'\nmode = 'joint'\n"
+                "layers = [['mlp.0', 'user.vector']]",
+            )
+        ],
         "exp.toml",
         "mode",
-        "distill.0.mode",
-        "want 'offline', got \"joint\"",
+        "distill.1.mode",
+        "a joint step trains row by row, and the [train] loss of 'recall' is 'sampled-softmax'",
+    ),
+    "no pairs of layers": (
+        [
+            (
+                "exp.toml",
+                "#distill",
+                "[[distill]]\nteacher = 'rank'\nstudent = 'prerank'\nmethod = 'hidden'\nlayers = [['mlp.0']]",
+            )
+        ],
+        "exp.toml",
+        "layers",
+        "distill.1.layers",
+        "want pairs [teacher's layer, student's layer], got ['mlp.0']",
+    ),
+    "a projector of attention maps": (
+        [
+            (
+                "exp.toml",
+                "#distill",
+                "[[distill]]\nteacher = 'rank'\nstudent = 'prerank'\nmethod = 'hidden'\nloss = 'attention'\n"
+                "layers = [['mlp.0', 'user.mlp.0']]\nprojector = 'linear'",
+            )
+        ],
+        "exp.toml",
+        "projector",
+        "distill.1.projector",
+        "compares places, not units",
+    ),
+    # teachers
+    "a teacher called as a stage": (
+        [("exp.toml", "#distill", "[[teacher]]\nname = 'Rank'\nuse = 'stages/rank.toml'")],
+        "exp.toml",
+        "name = 'Rank'",
+        "teacher.Rank.name",
+        "stage 'rank' has this name too",
+    ),
+    "a budget of a teacher": (
+        [("exp.toml", "#distill", "[[teacher]]\nname = 'big'\nuse = 'stages/rank.toml'\nkeep = 5")],
+        "exp.toml",
+        "keep = 5",
+        "teacher.big.keep",
+        "neither served nor taught",
+    ),
+    "an ensemble of nobody": (
+        [("exp.toml", "#distill", "[[teacher]]\nname = 'all'\nmembers = ['rank', 'rnk']")],
+        "exp.toml",
+        "members",
+        "teacher.all.members.1",
+        "no stage or teacher with a model is named 'rnk'; did you mean 'rank'?",
+    ),
+    "a column that is not there": (
+        [("exp.toml", "#distill", "[[teacher]]\nname = 'log'\ncolumn = 'score'")],
+        "exp.toml",
+        "column",
+        "teacher.log.column",
+        "has no numeric feature 'score' with transform = \"none\"",
+    ),
+    "hidden states of an ensemble": (
+        [
+            (
+                "exp.toml",
+                "#distill",
+                "[[distill]]\nteacher = 'all'\nstudent = 'prerank'\nmethod = 'hidden'\n"
+                "layers = [['mlp.0', 'user.mlp.0']]\n[[teacher]]\nname = 'all'\nmembers = ['rank']",
+            )
+        ],
+        "exp.toml",
+        "teacher = 'all'",
+        "distill.1.teacher",
+        "needs the signal 'hidden' of its teacher; 'all' gives 'logits', 'ranking'",
     ),
     "a temperature without kl": (
         [("exp.toml", "#distill", "loss = 'mse'")],
@@ -797,7 +902,7 @@ def test_a_stage_of_the_users_own_is_not_trained(project: Any, plug_in: Callable
     project.edit("exp.toml", 'student = "recall"', 'student = "prerank"')
     project.edit("exp.toml", 'teacher = "rank"', 'teacher = "recall"')
     (problem,) = project.problems()
-    assert problem.message.startswith("method 'logit' needs the signal 'logits' of its teacher; stage 'recall'")
+    assert problem.message.startswith("method 'logit' needs the signal 'logits' of its teacher; 'recall'")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cascade_kd.models import Model, MultiTask
 from cascade_kd.models.multi_task import logit_of_product
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import SampleSource, Task, TrainConfig, make_sampler
-from cascade_kd.train.objective import row_output
+from cascade_kd.train.objective import row_inputs
 from cascade_kd.train.task import make_loss
 from cascade_kd.types import Feature, Inputs
 
@@ -132,7 +132,7 @@ def test_the_loss_has_a_term_a_label(dataset: Dataset, kind: Kind) -> None:
     batch = sampler.batch(0)
     parts = make_loss(task, sampler)(batch, 0, 10)
     assert parts.keys() == {"label", "head.click"}
-    output = row_output(model, dataset, task.names, batch, hidden=["head.click"])
+    output = model(row_inputs(dataset, task.names, batch), ["head.click"])
     labels = dataset.events.labels
     for name, logits_R, weight in (("conversion", output.logits_R, 1.0), ("click", output.hidden["head.click"], 0.5)):
         label = [float(labels[name][event]) if event >= 0 else 0.0 for event in batch.event_R.tolist()]

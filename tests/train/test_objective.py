@@ -24,6 +24,7 @@ from cascade_kd.train.contrast import batch_columns, contrast_loss, log_populari
 from cascade_kd.train.loop import sum_of
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.task import make_loss
+from cascade_kd.train.terms import on_cached
 from cascade_kd.types import Level
 
 UNIFORM = SampleSource(source="uniform", per_positive=3)
@@ -71,7 +72,7 @@ def make_task(
 
 def pointwise_loss(model: nn.Module, dataset: Dataset, names: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
     """The loss of a batch and the logits [R] of its rows."""
-    logits_R = objective.row_output(model, dataset, names, batch).logits_R  # type: ignore[arg-type]
+    logits_R = model(objective.row_inputs(dataset, names, batch)).logits_R  # type: ignore[arg-type]
     return objective.pointwise_loss(logits_R, batch.label_R, batch.weight_R), logits_R
 
 
@@ -192,7 +193,7 @@ def test_the_mean_weighs_rows_by_their_source(dataset: Dataset) -> None:
     assert loss.item() == pytest.approx(log_loss(batch.label_R.tolist(), probability, sample_weight=weight), rel=1e-5)
     # The terms of distillers weigh them the same way.
     teacher_MS = torch.zeros(len(task.rows_M), 4)
-    task = replace(task, terms=(Term("mse", mse_logits, lambda step, total: 0.5, teacher_MS),))
+    task = replace(task, terms=(Term("mse", on_cached(mse_logits, teacher_MS), lambda step, total: 0.5),))
     part = make_loss(task, make_sampler(task))(batch, 3, 100)["mse"]
     squares = [w * x**2 for w, x in zip(weight, logits_R.tolist(), strict=True)]
     assert part.item() == pytest.approx(0.5 * sum(squares) / sum(weight), rel=1e-5)
@@ -211,13 +212,18 @@ def test_rows_without_negatives_are_the_impressions(dataset: Dataset) -> None:
 # -- with distillation
 
 
+def scores(dataset: Dataset, task: Task, folder: Path) -> Tensor:
+    """The logits of an untrained ranker of the task's rows, [M, S]."""
+    teacher = ScoringStage("rank", "rank", 1, dataset.online("rank"), ranker(dataset), dataset)
+    return teacher_logits(teacher, make_sampler(task), folder / "teacher.npy")
+
+
 def distilled(dataset: Dataset, folder: Path, *terms: tuple[str, float], label_weight: object = 1.0) -> Task:
     """A student with a term a (name, weight), all of the one teacher."""
     task = make_task(dataset, two_tower(dataset))
-    teacher = ScoringStage("rank", "rank", 1, dataset.online("rank"), ranker(dataset), dataset)
-    teacher_MS = teacher_logits(teacher, make_sampler(task), folder / "teacher.npy")
+    teacher_MS = scores(dataset, task, folder)
     made = tuple(
-        Term(name, kl_binary if name == "kl" else mse_logits, lambda step, total, w=weight: w, teacher_MS)
+        Term(name, on_cached(kl_binary if name == "kl" else mse_logits, teacher_MS), lambda step, total, w=weight: w)
         for name, weight in terms
     )
     return replace(task, terms=made, label_weight=label_weight)  # type: ignore[arg-type]
@@ -234,7 +240,7 @@ def test_parts_are_weighted_means_over_the_rows(
     label_loss, logits_R = pointwise_loss(task.model, dataset, names(task), batch)
     student = logits_R.tolist()
     teacher = [
-        float(task.terms[0].teacher_MS[sample, slot])
+        float(scores(dataset, task, tmp_path)[sample, slot])
         for sample, slot in zip(batch.sample_R.tolist(), batch.slot_R.tolist(), strict=True)
     ]
     assert all(math.isfinite(z) for z in teacher)
@@ -254,7 +260,8 @@ def test_a_term_of_weight_0_is_not_computed_and_the_rest_returns_to_the_label(da
         raise AssertionError("computed")
 
     task = distilled(dataset, tmp_path, ("kl", 0.5), label_weight="rest")
-    warm_up = Term("kl", never, lambda step, total: 0.5 if step >= 10 else 0.0, task.terms[0].teacher_MS)
+    term = on_cached(never, scores(dataset, task, tmp_path))
+    warm_up = Term("kl", term, lambda step, total: 0.5 if step >= 10 else 0.0)
     task = replace(task, terms=(warm_up,))
     sampler = make_sampler(task)
     loss = make_loss(task, sampler)
@@ -273,7 +280,7 @@ def test_no_gradient_reaches_labels_teacher_scores_or_the_teacher(dataset: Datas
     task = make_task(dataset, two_tower(dataset))
     sampler = make_sampler(task)
     teacher_MS = teacher_logits(teacher, sampler, tmp_path / "teacher.npy")
-    task = replace(task, terms=(Term("kl", kl_binary, lambda step, total: 0.5, teacher_MS),))
+    task = replace(task, terms=(Term("kl", on_cached(kl_binary, teacher_MS), lambda step, total: 0.5),))
     batch = sampler.batch(0)
     parts = make_loss(task, sampler)(batch, 0, 100)
     sum_of(list(parts.values())).backward()
@@ -286,7 +293,8 @@ def test_no_gradient_reaches_labels_teacher_scores_or_the_teacher(dataset: Datas
 
 def test_a_teacher_that_carries_a_gradient_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     task = distilled(dataset, tmp_path, ("kl", 0.5))
-    leaky = replace(task.terms[0], teacher_MS=task.terms[0].teacher_MS.clone().requires_grad_(True))
+    term = on_cached(kl_binary, scores(dataset, task, tmp_path).clone().requires_grad_(True))
+    leaky = replace(task.terms[0], loss=term)
     sampler = make_sampler(task)
     with pytest.raises(ValueError, match="the teacher's logits carry a gradient"):
         make_loss(replace(task, terms=(leaky,)), sampler)(sampler.batch(0), 0, 100)

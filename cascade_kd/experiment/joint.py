@@ -1,0 +1,168 @@
+"""One teacher and its students, trained in the same steps (floor 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config.tables import DistillConfig
+from cascade_kd.experiment.lessons import (
+    Net,
+    hint_epochs,
+    live_layers,
+    make_lessons,
+    student_of,
+)
+from cascade_kd.experiment.store import content_key
+from cascade_kd.experiment.training import (
+    Round,
+    Trained,
+    Workshop,
+    as_module,
+    as_stage,
+    cached_logits,
+    lists_key_of,
+    net_of,
+    new_net,
+    plain_task,
+    restore,
+    setting,
+    stage_content,
+)
+from cascade_kd.models.sharing import settle, share
+from cascade_kd.serve import prove_availability
+from cascade_kd.train import LiveTeacher, fit, is_finished, load_best, load_checkpoint
+from cascade_kd.train.grow import embedding_tables
+from cascade_kd.train.loop import BESIDE
+
+
+def joint_name(teacher: str) -> str:
+    """How a round calls the teacher that was trained with its students; no stage can have the name."""
+    return f"{teacher}.joint"
+
+
+def group_of(shop: Workshop, teacher: str) -> list[StageConfig]:
+    """The students of a joint teacher, in the order of the cascade."""
+    names = {d.student for d in shop.config.distill if d.mode == "joint" and d.teacher == teacher}
+    return [stage for stage in shop.config.stages if stage.name in names]
+
+
+def teacher_config(shop: Workshop, name: str) -> StageConfig:
+    """The stage or teacher of that name as something to train."""
+    found = [s for s in shop.config.stages if s.name == name]
+    found += [t.model for t in shop.config.teachers if t.name == name and t.model is not None]
+    return found[0]
+
+
+def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str, before: Round) -> Round:
+    """Train a teacher and all its joint students in one run; each student as a stage, and the teacher.
+
+    All see the batches of the first student. A student is saved and served alone: what it shares lies with it, and of
+    several students that share, every one gets its own copy in the end.
+    """
+    config, dataset = shop.config, shop.dataset
+    students = group_of(shop, teacher_name)
+    stage = students[0]
+    upstream = [before[s.name] for s in config.stages[: config.stages.index(stage)]]
+    pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in students}
+    teaching = teacher_config(shop, teacher_name)
+    lists_key = lists_key_of(shop, stage, upstream)
+    every = [d for of in pairs.values() for d in of]
+    offline = [d for d in every if d.mode == "offline"]
+    key = content_key(
+        group=[stage_content(s) for s in students],
+        teacher=stage_content(teaching),
+        lists=lists_key,
+        distill=[[d.model_dump() for d in of] for of in pairs.values()],
+        offline=[before[d.teacher].key for d in offline],
+        **setting(shop, seed, round_number, stage),
+    )
+    nets = {s.name: new_net(shop, seed, round_number, s) for s in students}
+    teacher = new_net(shop, seed, round_number, teaching)
+    for of in students:
+        prove_availability(as_stage(of, nets[of.name].model, nets[of.name].features, dataset))
+    share_all(nets, teacher, every)
+
+    task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
+    running = {d.teacher: net_of(before[d.teacher].stage) for d in offline if d.method != "logit"}
+    lessons = {
+        s.name: make_lessons(
+            s,
+            nets[s.name],
+            pairs[s.name],
+            {teacher_name: teacher} | running,
+            cached_logits(shop, task, pairs[s.name], before, lists_key),
+            dataset,
+            task.seed,
+        )
+        for s in students
+    }
+    live = [
+        LiveTeacher(name, net.model, net.features, live_layers(every, name), teaching.train if net is teacher else None)
+        for name, net in ({teacher_name: teacher} | running).items()
+    ]
+    beside = nn.ModuleDict({"teacher": as_module(teacher)})
+    for s in students:
+        if len(lessons[s.name].adapters):
+            beside[f"adapters_{s.name}"] = lessons[s.name].adapters
+        if s is not stage:
+            beside[f"student_{s.name}"] = as_module(nets[s.name])
+    first = lessons[stage.name]
+    task = replace(
+        task,
+        terms=first.terms,
+        balance=first.balance,
+        label_weight=stage.label_weight,
+        others=tuple(student_of(s, nets[s.name], lessons[s.name]) for s in students[1:]),
+        teachers=tuple(live),
+        beside=beside,
+        hint_epochs=hint_epochs(every),
+    )
+    folder = shop.folder(seed, round_number, stage.name)
+    restore(shop, key, folder, stage.name, seed, round_number)
+    if is_finished(folder):
+        curve = load_best(as_module(nets[stage.name]), folder)
+        beside.load_state_dict(dict(load_checkpoint(folder / BESIDE).model), strict=False)
+    else:
+        about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
+        about["embedding_tables"] = embedding_tables(as_module(nets[stage.name]))
+        curve = fit(task, folder, shop.progress, about=about)
+        shop.store.keep(key, folder)
+    group: Round = {}
+    for net in (teacher, *nets.values()):
+        settle(as_module(net))
+    for s in students:
+        net = nets[s.name]
+        group[s.name] = Trained(
+            as_stage(s, net.model, net.features, dataset), content_key(group=key, student=s.name), curve
+        )
+    group[joint_name(teacher_name)] = Trained(
+        as_stage(teaching, teacher.model, teacher.features, dataset), content_key(group=key, teacher=teacher_name)
+    )
+    return group
+
+
+def share_all(nets: Mapping[str, Net], teacher: Net, pairs: Sequence[DistillConfig]) -> None:
+    """Let the teacher, and later students, use what their pairs share with the first student that shares."""
+    joint = [pair for pair in pairs if pair.mode == "joint"]
+    shared = {name: list(dict.fromkeys(m for p in joint if p.student == name for m in p.share)) for name in nets}
+    sharers = [name for name, modules in shared.items() if modules]
+    for name in sharers:
+        of_pairs = [pair for pair in joint if pair.student == name]
+        unshared = sorted({x.removeprefix("embedding.") for pair in of_pairs for x in pair.unshared})
+        lender = nets[sharers[0]]
+        borrower = teacher if nets[name] is lender else nets[name]
+        share(as_module(borrower), as_module(lender), shared[name], unshared)
+
+
+def check_sharing(config: ExperimentConfig, nets: Mapping[str, Net]) -> None:
+    """Refuse modules that cannot be shared before anything is trained; ``nets`` are used up. Raises UserError."""
+    for teacher in dict.fromkeys(pair.teacher for pair in config.distill if pair.mode == "joint"):
+        pairs = [pair for pair in config.distill if pair.mode == "joint" and pair.teacher == teacher]
+        students = {
+            stage.name: nets[stage.name] for stage in config.stages if any(p.student == stage.name for p in pairs)
+        }
+        share_all(students, nets[teacher], pairs)

@@ -1,0 +1,198 @@
+"""From the ``[[distill]]`` tables of a student to what its training is given (floor 8).
+
+M training rows of the student, S slots of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config.tables import DistillConfig
+from cascade_kd.data import Dataset
+from cascade_kd.distill import (
+    Experts,
+    HiddenDistillConfig,
+    LogitDistillConfig,
+    Regressor,
+    RelationDistillConfig,
+)
+from cascade_kd.errors import UserError
+from cascade_kd.models import Model
+from cascade_kd.models.modes import evaluating
+from cascade_kd.streams import generator_at, stream
+from cascade_kd.train import LiveTeacher, Student, Task, Term
+from cascade_kd.train.terms import (
+    AuxiliaryHead,
+    Balance,
+    cached_logit_term,
+    hidden_term,
+    live_logit_term,
+    relation_term,
+)
+from cascade_kd.types import Feature
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model and what it reads."""
+
+    model: Model
+    features: tuple[Feature, ...]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What one student learns beside its label: its terms, the adapters they need, and a weighting of all."""
+
+    terms: tuple[Term, ...]
+    adapters: nn.ModuleDict
+    balance: Balance | None
+
+
+def make_lessons(
+    stage: StageConfig,
+    student: Net,
+    pairs: Sequence[DistillConfig],
+    teachers: Mapping[str, Net],
+    cached: Mapping[str, Tensor],
+    dataset: Dataset,
+    seed: int,
+) -> Lessons:
+    """The terms of ``pairs``, all of one student, in their order.
+
+    ``teachers`` are those that run in the step, by name; ``cached`` the logits [M, S] of the others, by name of the
+    pair. Every pair draws its adapters from a generator of its own, so that no pair changes another's.
+    """
+    terms: list[Term] = []
+    adapters: dict[str, nn.Module] = {}
+    for pair in pairs:
+        own_seed = stream(seed, f"adapters of {pair.name}")
+        generator = generator_at(own_seed, 0)
+        key = f"{pair.teacher}_{pair.method}_{pair.mode}"
+        if isinstance(pair, LogitDistillConfig):
+            head = None
+            if pair.layer is not None:
+                (width,) = flat(layer_shapes(student, dataset)[pair.layer])
+                head = adapters[key] = AuxiliaryHead(width, generator)
+            if pair.mode == "joint":
+                terms.append(live_logit_term(pair, head))
+            else:
+                terms.append(cached_logit_term(pair, cached[pair.name], head))
+        elif isinstance(pair, HiddenDistillConfig):
+            shapes = layer_shapes(teachers[pair.teacher], dataset), layer_shapes(student, dataset)
+            projectors = [
+                _projector(pair, flat(shapes[0][of_teacher])[0], flat(shapes[1][of_student])[0], generator)
+                for of_teacher, of_student in pair.layers
+            ]
+            adapters |= {f"{key}_{k}": net for k, net in enumerate(projectors) if net is not None}
+            terms.append(hidden_term(pair, projectors, stream(own_seed, "noise")))
+        else:
+            assert isinstance(pair, RelationDistillConfig)
+            terms.append(relation_term(pair))
+    balance = None
+    if stage.label_weight == "learned":
+        balance = adapters["balance"] = Balance(["label", *(term.name for term in terms)])
+    return Lessons(tuple(terms), nn.ModuleDict(adapters), balance)
+
+
+def with_lessons(task: Task, lessons: Lessons, live: Sequence[LiveTeacher]) -> Task:
+    """The task of one student with its terms; what is trained beside the model is its adapters."""
+    return replace(
+        task,
+        terms=lessons.terms,
+        balance=lessons.balance,
+        teachers=tuple(live),
+        beside=lessons.adapters if len(lessons.adapters) else None,
+    )
+
+
+def live_layers(pairs: Sequence[DistillConfig], teacher: str) -> tuple[str, ...]:
+    """The hidden states that the pairs ask of a teacher."""
+    asked = (pair.layers for pair in pairs if pair.teacher == teacher and not isinstance(pair, LogitDistillConfig))
+    return tuple(dict.fromkeys(of_teacher for of_teacher, _ in chain.from_iterable(asked)))
+
+
+def hint_epochs(pairs: Sequence[DistillConfig]) -> int:
+    """Epochs of the first phase of FitNets, 0 without one."""
+    return max((p.hint_epochs or 0 for p in pairs if isinstance(p, HiddenDistillConfig)), default=0)
+
+
+def layer_shapes(net: Net, dataset: Dataset) -> dict[str, Shape]:
+    """Every hidden state's shape for one row, by a pass over two training rows."""
+    rows = dataset.rows("train")[:2]
+    requests = dataset.requests_of(rows, part="train")
+    row_R = torch.arange(len(rows), device=rows.device)
+    names = [feature.name for feature in net.features]
+    inputs = dataset.inputs(names, requests, dataset.events.item_N[rows], row_R, part="train", event_R=rows)
+    with evaluating(net.model):
+        hidden = net.model(inputs, net.model.hidden_names).hidden
+    return {name: tuple(hidden[name].shape[1:]) for name in net.model.hidden_names}
+
+
+def check_layers(config: ExperimentConfig, nets: Mapping[str, Net], dataset: Dataset) -> None:
+    """Refuse hidden layers that there are not, and widths that do not fit, before anything is trained.
+
+    ``nets`` are stages and teachers by name. Raises UserError with the layers that there are.
+    """
+    for pair in config.distill:
+        if isinstance(pair, LogitDistillConfig):
+            if pair.layer is not None:
+                _shape(pair, nets, pair.student, pair.layer, dataset)
+            continue
+        for of_teacher, of_student in pair.layers:
+            theirs = _shape(pair, nets, pair.teacher, of_teacher, dataset)
+            ours = _shape(pair, nets, pair.student, of_student, dataset)
+            if isinstance(pair, RelationDistillConfig):
+                continue
+            attention = pair.loss == "attention"
+            fits = theirs[:-1] == ours[:-1] if attention and len(theirs) == 2 else theirs == ours
+            if not fits and (attention or pair.projector == "none"):
+                remedy = (
+                    "attention maps compare places one by one; name layers of one width or number of fields"
+                    if attention
+                    else 'add projector = "linear", or name layers of one shape'
+                )
+                raise UserError(
+                    f"distill {pair.name}: layer '{of_teacher}' of '{pair.teacher}' has the shape {list(theirs)} and "
+                    f"'{of_student}' of '{pair.student}' {list(ours)}; {remedy}"
+                )
+
+
+def flat(shape: Shape) -> tuple[int]:
+    """The width of a state once it is flattened."""
+    width = 1
+    for size in shape:
+        width *= size
+    return (width,)
+
+
+def _shape(pair: DistillConfig, nets: Mapping[str, Net], who: str, layer: str, dataset: Dataset) -> Shape:
+    there = layer_shapes(nets[who], dataset)
+    if layer not in there:
+        listed = ", ".join(f"'{name}'" for name in there) or "none"
+        raise UserError(f"distill {pair.name}: '{who}' has no hidden layer '{layer}'; it has {listed}")
+    return there[layer]
+
+
+def _projector(pair: HiddenDistillConfig, teacher: int, student: int, generator: torch.Generator) -> nn.Module | None:
+    if pair.projector == "linear":
+        return Regressor(student, teacher, generator=generator)
+    if pair.projector == "mlp":
+        return Regressor(student, teacher, hidden=(student + teacher) // 2, generator=generator)
+    if pair.projector == "experts":
+        assert pair.experts is not None, "settings fill it in"
+        return Experts(student, teacher, experts=pair.experts, generator=generator)
+    return None
+
+
+def student_of(stage: StageConfig, net: Net, lessons: Lessons) -> Student:
+    """One of the students of a joint group."""
+    return Student(stage.name, net.model, net.features, stage.label_weight, lessons.terms, lessons.balance)

@@ -1,0 +1,196 @@
+"""One net reads what another net embeds (floor 3). N rows, F fields, D embedding.
+
+The lender (a student) stays as it is: its tables, names and checkpoints are those of a net trained alone. The
+borrower (its joint teacher) takes the lender's embedding of every feature that both read and has its own of the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.errors import UserError
+from cascade_kd.models.fields import FieldEmbedding, Side
+from cascade_kd.models.table import Table
+from cascade_kd.types import Feature, Inputs
+
+EMBEDDING = "embedding"
+_LAYER = re.compile(r"(.*\.)?mlp\.(\d+)")
+
+
+def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshared: Collection[str] = ()) -> None:
+    """Let ``borrower`` use modules of ``lender``: ``embedding``, and layers named as ``mlp.0`` or ``user.mlp.1``.
+
+    With ``embedding`` every feature that both read is embedded once, by the lender, but for the features ``unshared``;
+    so are other features of a vocabulary that the lender has rows for (a history of its items). A layer shares weight
+    and bias, not its batch norm. Source: Zhou et al., Rocket Launching, AAAI 2018; Xu et al., KDD 2020, section 4.
+    Raises UserError where a module is missing or of another shape.
+    """
+    for name in names:
+        if name == EMBEDDING:
+            _share_embedding(borrower, lender, unshared)
+        elif match := _LAYER.fullmatch(name):
+            _share_layer(borrower, lender, name, f"{match[1] or ''}mlp.linear", int(match[2]))
+        else:
+            raise UserError(f"share: no module '{name}'; want 'embedding', or a layer such as 'mlp.0'")
+
+
+def settle(net: nn.Module) -> None:
+    """Give a net that borrows an embedding one of its own, with the same weights: it then stands alone."""
+    shared = getattr(net, "fields", None)
+    if isinstance(shared, SharedFields):
+        net.fields = shared.settled()
+
+
+def _share_layer(borrower: nn.Module, lender: nn.Module, name: str, path: str, place: int) -> None:
+    found: list[nn.ModuleList] = []
+    shapes: list[tuple[int, ...]] = []
+    for who, net in (("teacher", borrower), ("student", lender)):
+        layers: Any = net
+        for part in path.split("."):
+            layers = getattr(layers, part, None)
+        if not isinstance(layers, nn.ModuleList) or place >= len(layers):
+            raise UserError(f"share: the {who} has no layer '{name}'; `cascade-kd list layers` names those there are")
+        found.append(layers)
+        shapes.append(tuple(cast(nn.Linear, layers[place]).weight.shape))
+    of_borrower, of_lender = found
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"share: layer '{name}' maps {shapes[0][1]} units to {shapes[0][0]} in the teacher and {shapes[1][1]} to "
+            f"{shapes[1][0]} in the student; give both the same features and widths, or leave it out"
+        )
+    of_borrower[place] = of_lender[place]
+
+
+def _share_embedding(borrower: nn.Module, lender: nn.Module, unshared: Collection[str]) -> None:
+    theirs, ours = getattr(borrower, "fields", None), getattr(lender, "fields", None)
+    if not isinstance(theirs, FieldEmbedding) or not isinstance(ours, FieldEmbedding):
+        raise UserError("share: one of the two models has no field embedding to share")
+    if theirs.dim != ours.dim:
+        raise UserError(
+            f"share: the teacher embeds to {theirs.dim} numbers and the student to {ours.dim}; give both the same "
+            'embedding_size, or leave "embedding" out'
+        )
+    features = {f.name: f for side in (ours.user, ours.item) for f in side.features}
+    unknown = sorted(set(unshared) - set(features))
+    if unknown:
+        raise UserError(f"except: the student has no feature '{unknown[0]}' whose embedding could be shared")
+    apart = {features[name].vocabulary for name in unshared} - {""}
+    borrower.fields = SharedFields(theirs, ours, frozenset(unshared), frozenset(apart))
+
+
+@final
+class SharedFields(nn.Module):
+    """In the place of a borrower's :class:`FieldEmbedding`: the lender's fields, and its own for the rest.
+
+    Its own weights start from those of the embedding it replaces.
+    """
+
+    def __init__(
+        self, replaced: FieldEmbedding, lender: FieldEmbedding, unshared: frozenset[str], apart: frozenset[str]
+    ) -> None:
+        super().__init__()
+        self.dim = replaced.dim
+        held = {f.name for side in (lender.user, lender.item) for f in side.features} - unshared
+        rest = [f for side in (replaced.user, replaced.item) for f in side.features if f.name not in held]
+        borrowed = {v for v in lender.rows if v not in apart}
+        more = [f for f in rest if f.vocabulary in borrowed]
+        own = [f for f in rest if f.vocabulary not in borrowed]
+        self.own = FieldEmbedding(own, self.dim, max_rows=replaced.max_rows)
+        _copy(self.own, replaced, frozenset(self.own.rows))
+        self.borrowed = frozenset(borrowed)
+        self.user = _SharedSide(replaced.user, lender.user, lender, self.own.user, held, more)
+        self.item = _SharedSide(replaced.item, lender.item, lender, self.own.item, held, more)
+        self._lender = (lender,)  # in a tuple: a part of another net, not of this one
+        self._features = (*replaced.user.features, *replaced.item.features)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """As of a :class:`FieldEmbedding`."""
+        user_RFD = self.user_fields(inputs.user).index_select(0, inputs.row_R)
+        return torch.cat([user_RFD, self.item_fields(inputs.item)], dim=1)
+
+    def user_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """[B, F, D] of the user and context features."""
+        return self.user(columns, self.own.table)  # type: ignore[no-any-return]
+
+    def item_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """[R, F, D] of the item and pair features."""
+        return self.item(columns, self.own.table)  # type: ignore[no-any-return]
+
+    def values(self, vocabulary: str, codes: Tensor) -> Tensor:
+        """[..., D] embeddings of single values of a vocabulary, codes [...]."""
+        return (self._lender[0] if vocabulary in self.borrowed else self.own).values(vocabulary, codes)
+
+    def settled(self) -> FieldEmbedding:
+        """An embedding of its own with the weights that it has and borrows."""
+        alone = FieldEmbedding(self._features, self.dim, max_rows=self.own.max_rows)
+        lender = self._lender[0]
+        _copy(alone, lender, self.borrowed)
+        _copy(alone, self.own, frozenset(self.own.rows))
+        return alone.to(lender.table.weight.device)
+
+
+@final
+class _SharedSide(nn.Module):
+    """One side: the lender's fields as it embedded them for this step, then the borrower's others, in its own order."""
+
+    def __init__(
+        self,
+        replaced: Side,
+        lent: Side,
+        lender: FieldEmbedding,
+        own: Side,
+        held: Collection[str],
+        more: Sequence[Feature],
+    ) -> None:
+        super().__init__()
+        self.names = replaced.names
+        self._lent = (lent, lender)
+        self._own = (own,)
+        more = [f for f in more if f.name in replaced.names]
+        self.more = Side(more, lender.rows, lender.dim, 0.0)
+        self.borrows = any(name in held for name in replaced.names)
+        there = [*(lent.names if self.borrows else ()), *self.more.names, *own.names]
+        # A name of the lender that is not shared stands twice: the borrower's own comes later.
+        place = {name: at for at, name in enumerate(there)}
+        self.order_F: Tensor
+        self.register_buffer("order_F", torch.tensor([place[name] for name in self.names], dtype=torch.int64), False)
+        self._seen: tuple[Mapping[str, Tensor] | None, Tensor | None] = (None, None)
+        lent.register_forward_hook(self._remember)
+
+    def forward(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
+        """[N, F, D], fields in the order of ``names``."""
+        lent, lender = self._lent
+        groups: list[Tensor] = []
+        if self.borrows:
+            seen, fields = self._seen
+            groups.append(fields if seen is columns and fields is not None else lent(columns, lender.table))
+        if self.more.names:
+            groups.append(self.more(columns, lender.table))
+        if self._own[0].names:
+            groups.append(self._own[0](columns, table))
+        return torch.cat(groups, dim=1).index_select(1, self.order_F)
+
+    def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """What the lender embedded last: the same columns are not looked up again for the borrower."""
+        self._seen = (args[0], output) if output.requires_grad else (None, None)
+
+
+def _copy(target: FieldEmbedding, source: FieldEmbedding, vocabularies: frozenset[str]) -> None:
+    """Give ``target`` the rows of ``vocabularies`` and the weights of numbers and vectors that ``source`` holds too."""
+    with torch.no_grad():
+        for vocabulary in vocabularies & target.rows.keys() & source.rows.keys():
+            here, there = target.rows[vocabulary], source.rows[vocabulary]
+            target.table.weight[here.first : here.end] = source.table.weight[there.first : there.end]
+        for ours, theirs in ((target.user, source.user), (target.item, source.item)):
+            for name in {f.name for f in ours.numbers} & {f.name for f in theirs.numbers}:
+                k, at = ([f.name for f in side.numbers].index(name) for side in (ours, theirs))
+                ours.weight_FD[k], ours.bias_FD[k] = theirs.weight_FD[at], theirs.bias_FD[at]
+            lines = {f.name: projection for f, projection in zip(theirs.vectors, theirs.projections, strict=True)}
+            for feature, projection in zip(ours.vectors, ours.projections, strict=True):
+                if feature.name in lines:
+                    projection.load_state_dict(lines[feature.name].state_dict())

@@ -1,0 +1,241 @@
+"""The terms of a student's loss that a teacher adds (floor 6).
+
+A :class:`Moment` is all that one step knows; a :class:`Term` makes a number of it. R rows of a batch, M training rows,
+S slots of a row, N rows of a hidden state, W its width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.distill import Experts, HiddenDistillConfig, PairConfig, gumbel_temperature, logit_loss, weight_at
+from cascade_kd.distill.logit import LogitLoss
+from cascade_kd.distill.settings import LogitDistillConfig, RelationDistillConfig
+from cascade_kd.losses import attention_transfer, hint, relational, teachers_learn, uncertainty_weighting
+from cascade_kd.models import Model
+from cascade_kd.models.modes import evaluating
+from cascade_kd.streams import generator_at
+from cascade_kd.train.objective import weighted_mean
+from cascade_kd.train.samples import Batch
+from cascade_kd.train.settings import TrainConfig
+from cascade_kd.types import Feature, Inputs, Output
+
+RELATED_ROWS = 1024  # rows of a batch whose relations are compared: their number squared is computed
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step: its batch, what the student and the teachers that run in the step say of it."""
+
+    batch: Batch
+    output: Output
+    taught: Mapping[str, Output]
+    step: int
+    total_steps: int
+
+    @property
+    def progress(self) -> float:
+        """The share of the longest training that is over."""
+        return self.step / max(1, self.total_steps - 1)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One distillation term of a student's loss, a mean over the rows of the batch.
+
+    Where its ``weight`` of (step, total steps) is 0 the term is not computed, so nothing of it can leak into the step.
+    ``layers`` are the student's hidden states that it reads, ``teacher`` the live teacher it needs, if any.
+    ``hint_only`` terms are those of a first phase that trains by them alone.
+    """
+
+    name: str
+    loss: Callable[[Moment], Tensor]
+    weight: Callable[[int, int], float]
+    layers: tuple[str, ...] = ()
+    teacher: str | None = None
+    hint_only: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A teacher whose forward pass runs in the student's step: one with hidden states to teach, or a joint one.
+
+    An offline one runs in evaluation mode without gradient. A joint one is trained in the step, on the label and by the
+    optimiser of its own ``train``.
+    """
+
+    name: str
+    model: Model
+    features: tuple[Feature, ...]
+    layers: tuple[str, ...] = ()
+    train: TrainConfig | None = None
+
+    def output(self, inputs: Inputs) -> Output:
+        """What it says of the rows."""
+        if self.train is not None:
+            return self.model(inputs, self.layers)
+        with evaluating(self.model):
+            return self.model(inputs, self.layers)
+
+
+@final
+class AuxiliaryHead(nn.Module):
+    """A second logit on a hidden layer of the student: trained with it, never served."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight_W = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.zeros(()))
+        nn.init.normal_(self.weight_W, std=width**-0.5, generator=generator)
+
+    def forward(self, state_NW: Tensor) -> Tensor:
+        """[N]."""
+        return state_NW @ self.weight_W + self.bias
+
+
+@final
+class Balance(nn.Module):
+    """Weights of the terms of one student's loss, learnt with it; ``names`` fixes their places."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.log_sd_M = nn.Parameter(torch.zeros(len(self.names)))
+
+    def __call__(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of this step, weighted; those that take no part in it leave their weights alone."""
+        at = [self.names.index(name) for name in parts]
+        weighted_M = uncertainty_weighting(torch.stack(list(parts.values())), self.log_sd_M[at])
+        return dict(zip(parts, weighted_M.unbind(), strict=True))
+
+
+def cached_logit_term(pair: LogitDistillConfig, teacher_MS: Tensor, head: AuxiliaryHead | None) -> Term:
+    """On the teacher's logits of all the student's training rows and their negatives, computed before.
+
+    Rows without one (NaN: the user's own scores cover logged events only) take no part.
+    """
+    mean, sd = 0.0, 1.0
+    if pair.loss == "mimic":
+        known = teacher_MS[~teacher_MS.isnan()].double()
+        mean, sd = float(known.mean()), float(known.std()) or 1.0
+    on = on_cached(logit_loss(pair, mean=mean, sd=sd), teacher_MS, lambda moment: _learner(moment, pair, head))
+    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,))
+
+
+def on_cached(
+    loss: LogitLoss, teacher_MS: Tensor, learner: Callable[[Moment], Tensor] = lambda m: m.output.logits_R.float()
+) -> Callable[[Moment], Tensor]:
+    """The weighted mean of a loss over the rows of a batch whose teacher logit is known; 0 where none is."""
+
+    def on(moment: Moment) -> Tensor:
+        batch, logits_R = moment.batch, learner(moment)
+        teacher_R = teacher_MS[batch.sample_R, batch.slot_R]
+        known_R = ~teacher_R.isnan()
+        loss_R = loss(logits_R, torch.where(known_R, teacher_R, logits_R.detach()))
+        weight_R = batch.weight_R * known_R
+        return (loss_R * weight_R).sum() / weight_R.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+    return on
+
+
+def live_logit_term(pair: LogitDistillConfig, head: AuxiliaryHead | None) -> Term:
+    """On the logits of the teacher that is trained in the same step."""
+    loss = logit_loss(pair)
+
+    def on(moment: Moment) -> Tensor:
+        teacher_R = blocked(moment.taught[pair.teacher].logits_R.float(), pair)
+        return weighted_mean(loss(_learner(moment, pair, head), teacher_R), moment.batch.weight_R)
+
+    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,), teacher=pair.teacher)
+
+
+def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None], noise_seed: int) -> Term:
+    """On pairs of hidden layers, each through its projector; the sum over the pairs."""
+
+    def on(moment: Moment) -> Tensor:
+        total = moment.output.logits_R.new_zeros((), dtype=torch.float32)
+        for (of_teacher, of_student), projector in zip(pair.layers, projectors, strict=True):
+            student, teacher = states(moment, pair, of_teacher, of_student)
+            if pair.loss == "attention":
+                loss_N = attention_transfer(student, teacher)
+            else:
+                student = student.flatten(1)
+                teacher = teacher.flatten(1)
+                if isinstance(projector, Experts):
+                    temperature = gumbel_temperature(moment.progress)
+                    generator = generator_at(noise_seed, moment.step)
+                    student = projector(student, teacher, temperature=temperature, generator=generator)
+                elif projector is not None:
+                    student = projector(student)
+                loss_N = hint(student, teacher)
+            rows = len(loss_N) == len(moment.batch.weight_R)
+            total = total + (weighted_mean(loss_N, moment.batch.weight_R) if rows else loss_N.mean())
+        return total
+
+    layers = tuple(of_student for _, of_student in pair.layers)
+    return _term(pair, on, layers=layers, teacher=pair.teacher, hint_only="hint" in pair.phases)
+
+
+def relation_term(pair: RelationDistillConfig) -> Term:
+    """On the cosines between the states of up to 1,024 rows of the batch, evenly spaced; the sum over the layers."""
+
+    def on(moment: Moment) -> Tensor:
+        total = moment.output.logits_R.new_zeros((), dtype=torch.float32)
+        for of_teacher, of_student in pair.layers:
+            student, teacher = states(moment, pair, of_teacher, of_student)
+            every = -(-len(student) // RELATED_ROWS)
+            student, teacher = student[::every].flatten(1), teacher[::every].flatten(1)
+            where = torch.ones(len(student), dtype=torch.bool, device=student.device)
+            total = total + relational(student, teacher, where_N=where).mean()
+        return total
+
+    return _term(pair, on, layers=tuple(of_student for _, of_student in pair.layers), teacher=pair.teacher)
+
+
+def states(moment: Moment, pair: PairConfig, of_teacher: str, of_student: str) -> tuple[Tensor, Tensor]:
+    """The two hidden states, float32: of the rows of the batch, or of its requests where both are of a user tower."""
+    student = moment.output.hidden[of_student].float()
+    teacher = blocked(moment.taught[pair.teacher].hidden[of_teacher].float(), pair)
+    if len(student) != len(teacher):
+        row_R = moment.batch.row_R
+        student = student if len(student) == len(row_R) else student.index_select(0, row_R)
+        teacher = teacher if len(teacher) == len(row_R) else teacher.index_select(0, row_R)
+    return student, teacher
+
+
+def blocked(teacher: Tensor, pair: PairConfig) -> Tensor:
+    """The teacher's tensor without its gradient, unless the pair lets it through."""
+    return teacher.detach() if pair.block else teacher
+
+
+def _learner(moment: Moment, pair: LogitDistillConfig, head: AuxiliaryHead | None) -> Tensor:
+    """The logits that learn: the served ones, or the auxiliary head's."""
+    if head is None:
+        return moment.output.logits_R.float()
+    assert pair.layer is not None
+    state = moment.output.hidden[pair.layer].float().flatten(1)
+    row_R = moment.batch.row_R
+    logits: Tensor = head(state)
+    return logits if len(logits) == len(row_R) else logits.index_select(0, row_R)
+
+
+def _term(
+    pair: PairConfig,
+    loss: Callable[[Moment], Tensor],
+    *,
+    layers: tuple[str, ...] = (),
+    teacher: str | None = None,
+    hint_only: bool = False,
+) -> Term:
+    def unblocked(moment: Moment) -> Tensor:
+        with teachers_learn():
+            return loss(moment)
+
+    return Term(pair.name, loss if pair.block else unblocked, partial(weight_at, pair), layers, teacher, hint_only)
