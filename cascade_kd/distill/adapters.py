@@ -2,7 +2,7 @@
 
 Axes: N rows, W units of the student's state, V of the teacher's, M experts, H hidden units of an expert. Weights are
 drawn from the generator given, Xavier-uniform, biases are 0: building or calling an adapter draws from no global
-generator. All work along the last axis of the student's state.
+generator.
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from cascade_kd.losses.checks import check_no_gradient
-
-
-def expert_width(width: int, out_width: int) -> int:
-    """Hidden units of an expert: midway between both widths."""
-    return (width + out_width) // 2
 
 
 def gumbel_temperature(progress: float, *, start: float = 1.0, end: float = 1e-10) -> float:
@@ -40,7 +35,7 @@ class Regressor(nn.Module):
         self.last = _linear(width if hidden is None else hidden, out_width, generator)
 
     def forward(self, student_NW: Tensor) -> Tensor:
-        """The student's state at the teacher's width, [N, V]."""
+        """The student's state at the teacher's width, [N, V]; of [N, F, W] every place by itself, [N, F, V]."""
         if self.first is not None:
             student_NW = self.first(student_NW).relu()
         out_NV: Tensor = self.last(student_NW)
@@ -54,12 +49,12 @@ class Experts(nn.Module):
     ``sum_m c_m E_m(h_s)`` with ``E_m`` a network W -> (W + V) / 2 -> V and ``c = softmax((gate(h_t) + g) / T)``, g
     Gumbel noise; as the temperature falls the choice becomes hard. With one expert it is a :class:`Regressor`.
 
-    Source: Kang et al., "DE-RRD", CIKM 2020, arXiv:2012.04357, section 4.1: 30 experts, temperature from 1 to 1e-10.
+    Source: Kang et al., "DE-RRD", CIKM 2020, arXiv:2012.04357: 30 experts, temperature from 1 to 1e-10.
     """
 
     def __init__(self, width: int, out_width: int, *, experts: int = 30, generator: torch.Generator) -> None:
         super().__init__()
-        hidden = expert_width(width, out_width)
+        hidden = (width + out_width) // 2
         self.first_MHW = _weights(experts, hidden, width, generator)
         self.first_MH = nn.Parameter(torch.zeros(experts, hidden))
         self.last_MVH = _weights(experts, out_width, hidden, generator)

@@ -54,7 +54,7 @@ def relational(student_NW: Tensor, teacher_NV: Tensor, *, where_N: Tensor) -> Te
     ``mean over j != i of (cos(s_i, s_j) - cos(t_i, t_j))^2`` among the rows of ``where_N``; 0 for the other rows and
     for a row alone. The mean over the rows is the mean over all pairs. A common rotation of either side, and any
     positive scale of a row, change nothing; the widths may differ. A row of zeros has cosine 0 with every row, and
-    gradient 0. Time and memory grow with N^2.
+    gradient 0. Time and memory grow with N^2: a sample of a large batch is enough.
 
     Source: full topology distillation of Kang et al., "Topology distillation for recommender system", KDD 2021,
     arXiv:2106.08700. Differs: a mean over pairs instead of a sum, so that the weight fits any batch.
@@ -67,9 +67,9 @@ def relational(student_NW: Tensor, teacher_NV: Tensor, *, where_N: Tensor) -> Te
         )
     check_same_shape(student_NW[:, 0], where_N, "rows and their mask")
     student_NW, teacher_NV = _direction(_cleaned(student_NW, where_N)), _direction(_cleaned(teacher_NV, where_N))
-    gap_NN = student_NW @ student_NW.T - teacher_NV @ teacher_NV.T
-    pair_NN = (where_N[:, None] & where_N).fill_diagonal_(False)
-    return gap_NN.masked_fill(~pair_NN, 0.0).square().sum(dim=1) / pair_NN.sum(dim=1).clamp(min=1)
+    # A masked row is 0 on both sides, so its cosines differ nowhere; a row's cosine to itself is no relation.
+    gap_NN = (student_NW @ student_NW.T - teacher_NV @ teacher_NV.T).fill_diagonal_(0.0)
+    return gap_NN.square().sum(dim=1) / (where_N.sum() - 1).clamp(min=1)
 
 
 def _attention(state: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def cross_entropy_binary(student_R: Tensor, teacher_R: Tensor) -> Tensor:
     ``-q log sigmoid(l) - (1 - q) log sigmoid(-l)`` with ``q = sigmoid(z)``; gradient ``sigmoid(l) - q``. Its least
     value is the entropy of q. ``(1 - w) bce(l, y) + w`` times this is ``bce(l, (1 - w) y + w q)``.
 
-    Source: the distillation loss L_d of Xu et al., "Privileged features distillation", KDD 2020, eq. 4.
+    Source: the distillation loss L_d of Xu et al., "Privileged features distillation", KDD 2020.
     """
     check_teacher(student_R, teacher_R)
     return F.binary_cross_entropy_with_logits(student_R, teacher_R.sigmoid(), reduction="none")
