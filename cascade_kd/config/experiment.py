@@ -10,7 +10,7 @@ from typing import Any
 
 from cascade_kd.config import catalogue
 from cascade_kd.config.dataset import in_order, read_definition
-from cascade_kd.config.experiment_checks import check_distill, check_expected
+from cascade_kd.config.experiment_checks import check_distill, check_expected, check_transfer
 from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
 from cascade_kd.config.lines import Document, KeyPath, read_document
 from cascade_kd.config.problems import Fault, salvage
@@ -31,6 +31,7 @@ from cascade_kd.config.words import choose, listing, show
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.evaluate.settings import EvaluateConfig
+from cascade_kd.train.settings import TransferConfig
 
 Bands = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -50,6 +51,7 @@ class ExperimentConfig:
     stages: tuple[StageConfig, ...]
     teachers: tuple[TeacherConfig, ...]
     distill: tuple[DistillConfig, ...]
+    transfer: TransferConfig | None
     evaluate: EvaluateConfig
     expected: Bands
     rounds: int
@@ -93,6 +95,7 @@ def load_experiment(
     problems += check_stages(drafts, definition)
     problems += check_teachers(teachers, drafts, definition)
     problems += check_distill(pairs, drafts, teachers, place)
+    problems += check_transfer(head, pairs, teachers, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:
         raise ConfigError(in_order(problems))
@@ -105,6 +108,7 @@ def load_experiment(
         stages=tuple(draft.config() for draft in drafts),
         teachers=() if without_distill else tuple(draft.teacher() for draft in teachers),
         distill=() if without_distill else tuple(pairs.values()),
+        transfer=None if without_distill else head.transfer,
         evaluate=head.evaluate,
         expected={} if without_distill else _bands(head),
         rounds=head.rounds,

@@ -14,6 +14,7 @@ from cascade_kd.config.lines import KeyPath
 from cascade_kd.config.stage import StageDraft, stands_in
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose, listing
+from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
 
 Place = Callable[[KeyPath, str], Problem]  # a key of the experiment and what is wrong with it
@@ -92,6 +93,30 @@ def _check_joint(
             if ours != theirs:
                 message = f"'{pair.student}' and '{first.student}' learn from '{pair.teacher}' in one step, on the same"
                 yield place((*at, "student"), f"{message} rows; their [train] {key} must be equal")
+
+
+def check_transfer(
+    head: ExperimentFile,
+    pairs: Mapping[int, DistillConfig],
+    teachers: Sequence[StageDraft],
+    definition: DatasetDefinition | None,
+    place: Place,
+) -> Iterator[Problem]:
+    """Somebody labels the rows, and they fit into memory."""
+    if head.transfer is None:
+        return
+    labelling = [pair for pair in pairs.values() if pair.method == "logit" and pair.mode == "offline"]
+    if not labelling:
+        message = 'nobody labels these rows: they need a [[distill]] with method = "logit" and mode = "offline"'
+        yield place(("transfer",), f"{message}; add one, or leave [transfer] out")
+    columns = {d.name for d in teachers if isinstance(d.keys, TeacherEntry) and d.keys.column is not None}
+    for pair in labelling:
+        if pair.teacher in columns:
+            message = f"'{pair.teacher}' is a column of scores and has none of rows that were not logged"
+            yield place(("transfer",), f"{message}; leave [transfer] out, or teach with a model")
+    if definition is not None and definition.storage.layout == "stream":
+        message = f"data set '{definition.name}' is larger than memory, and a transfer set is kept in memory"
+        yield place(("transfer",), f'{message}; want [storage] layout = "memory", or leave [transfer] out')
 
 
 def check_expected(head: ExperimentFile, drafts: Sequence[StageDraft], place: Place) -> Iterator[Problem]:

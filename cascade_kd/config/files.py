@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from cascade_kd.evaluate.settings import EvaluateConfig
 from cascade_kd.retrieval.settings import IndexConfig
-from cascade_kd.train.settings import TrainConfig
+from cascade_kd.train.settings import TrainConfig, TransferConfig
 
 StageLevel = Literal["recall", "prerank", "rank"]
 TeacherLevel = Literal["recall", "prerank", "rank", "never"]
@@ -143,6 +143,8 @@ class ExperimentFile(BaseModel):
     """Models that teach and are never served."""
     distill: tuple[dict[str, Any], ...] = ()
     """Who teaches whom."""
+    transfer: TransferConfig | None = None
+    """Rows without a label for the students of `logit` distillers."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What the evaluation counts."""
     expected: dict[str, dict[str, Band]] = Field(default_factory=dict)

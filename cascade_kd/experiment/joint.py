@@ -31,6 +31,8 @@ from cascade_kd.experiment.training import (
     restore,
     setting,
     stage_content,
+    transfer_content,
+    with_transfer,
 )
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
@@ -77,6 +79,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         teacher=stage_content(teaching),
         lists=lists_key,
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
+        transfer=transfer_content(shop, every),
         offline=[before[d.teacher].key for d in offline],
         **setting(shop, seed, round_number, stage),
     )
@@ -87,6 +90,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     share_all(nets, teacher, every)
 
     task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
+    task = with_transfer(shop, task, every)
     running = {d.teacher: net_of(before[d.teacher].stage) for d in offline if d.method != "logit"}
     lessons = {
         s.name: make_lessons(

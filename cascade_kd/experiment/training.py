@@ -90,6 +90,7 @@ def train_stage(
         stage=stage_content(stage),
         lists=lists_key,
         distill=[[d.model_dump(), teachers[d.teacher].key] for d in pairs],
+        transfer=transfer_content(shop, pairs),
         init_from=grown.origin if grown is not None else None,
         **setting(shop, seed, round_number, stage),
     )
@@ -183,6 +184,7 @@ def _taught(
     lists_key: str,
 ) -> Task:
     """The same training with the terms of offline teachers."""
+    task = with_transfer(shop, task, pairs)
     names = dict.fromkeys(pair.teacher for pair in pairs if live_layers(pairs, pair.teacher))
     live = [(name, net_of(teachers[name].stage)) for name in names]
     lessons = make_lessons(
@@ -199,13 +201,27 @@ def _taught(
     return replace(task, label_weight=stage.label_weight, hint_epochs=hint_epochs(pairs))
 
 
+def transfer_content(shop: Workshop, pairs: Sequence[DistillConfig]) -> dict[str, Any] | None:
+    """What of ``[transfer]`` decides the training of a student of these pairs."""
+    return shop.config.transfer.model_dump() if shop.config.transfer is not None and pairs else None
+
+
+def with_transfer(shop: Workshop, task: Task, pairs: Sequence[DistillConfig]) -> Task:
+    """The task with the unlabelled rows of ``[transfer]``, where somebody labels them."""
+    transfer = shop.config.transfer
+    if transfer is None or not any(pair.method == "logit" and pair.mode == "offline" for pair in pairs):
+        return task
+    assert transfer.method == "pairs"
+    return replace(task, pairs=transfer.copies)
+
+
 def cached_logits(
     shop: Workshop, task: Task, pairs: Sequence[DistillConfig], teachers: Round, lists_key: str
 ) -> dict[str, Tensor]:
     """By name of the pair, a teacher's logits [M, S] of the student's training rows and their negatives."""
     samples = [source.model_dump() for source in task.train.samples]
     taken = [] if task.rows_M is None else [len(task.rows_M), int(task.rows_M.sum())]
-    rows = [task.train.label, taken, samples, task.seed, lists_key]
+    rows = [task.train.label, taken, samples, task.seed, lists_key, task.pairs]
     found: dict[str, Tensor] = {}
     for pair in pairs:
         if pair.method != "logit" or pair.mode != "offline":

@@ -50,7 +50,7 @@ def auxiliary_losses(
     losses: dict[str, Tensor] = {}
     for label, weight in auxiliary.items():
         label_R = row_labels(dataset, label, batch)
-        losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.weight_R)
+        losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.label_weight_R)
     return losses
 
 

@@ -7,7 +7,7 @@ S slots of a training row (0 the impression, then its negatives), P positives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -30,7 +30,8 @@ class Batch:
     ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
     is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source,
     ``log_q_R`` the log of the probability with which its source draws its item, 0 for an impression. ``logged`` are
-    columns [B] of the impressions that a stream brings along, so that they need no look-up.
+    columns [B] of the impressions that a stream brings along, so that they need no look-up. The rows of a transfer set
+    come last, without a label: False in ``labelled_R`` (None: all have one).
     """
 
     requests: Requests
@@ -43,6 +44,23 @@ class Batch:
     weight_R: Tensor
     log_q_R: Tensor
     logged: Mapping[str, Tensor] = field(default_factory=dict)
+    labelled_R: Tensor | None = None
+
+    @property
+    def label_weight_R(self) -> Tensor:
+        """The weight of every row in the label's loss."""
+        return self.weight_R if self.labelled_R is None else self.weight_R * self.labelled_R
+
+    def labelled(self) -> Batch:
+        """The rows that have a label."""
+        if self.labelled_R is None:
+            return self
+        rows = slice(int(self.labelled_R.sum()))
+        kept = {name: getattr(self, name)[rows] for name in _ROW_TENSORS}
+        return replace(self, labelled_R=None, **kept)
+
+
+_ROW_TENSORS = ("item_R", "row_R", "label_R", "event_R", "sample_R", "slot_R", "weight_R", "log_q_R")
 
 
 @final
@@ -50,8 +68,9 @@ class Sampler:
     """Shuffles the training rows anew each epoch and adds sampled negatives to the positives.
 
     ``rows_M`` are event row numbers. The negatives of a positive are drawn once and are the same in every epoch, see
-    :mod:`cascade_kd.train.negatives`; of the sources, ``hard`` and ``in-batch`` are the loss's own business. The same
-    step gives the same batch whatever ran before.
+    :mod:`cascade_kd.train.negatives`; of the sources, ``hard`` and ``in-batch`` are the loss's own business. ``pairs``
+    adds so many rows without a label to every row: items that its user has not in training, drawn alike. The same step
+    gives the same batch whatever ran before.
     """
 
     def __init__(
@@ -64,13 +83,17 @@ class Sampler:
         seed: int,
         sources: Sequence[SampleSource] = (),
         lists: Candidates | None = None,
+        pairs: int = 0,
     ) -> None:
         self.dataset = dataset
         self.rows_M = rows_M
         self.label_N = dataset.events.labels[label]
         self.batch_size = batch_size
         self.negatives = kept_negatives(dataset, sources, lists, seed)
-        self.weight_S = slot_weights(sources).to(rows_M.device)
+        self.pairs = _unseen_pairs(dataset, pairs, seed)
+        weight_S = slot_weights(sources)
+        self.num_labelled = len(weight_S)
+        self.weight_S = torch.cat([weight_S, torch.ones(pairs)]).to(rows_M.device)
         self.num_slots = len(self.weight_S)
         self._order_seed = stream(seed, "order")
         self._order: tuple[int, Tensor] = (-1, rows_M)
@@ -94,7 +117,7 @@ class Sampler:
     def rows(self, sample_B: Tensor) -> Batch:
         """The training rows numbered ``sample_B`` with their negatives."""
         event_B = self.rows_M.index_select(0, sample_B)
-        return make_batch(
+        batch = make_batch(
             self.dataset.requests_of(event_B, part="train"),
             self.item_MS.index_select(0, sample_B),
             label_B=self.label_N.index_select(0, event_B),
@@ -103,6 +126,9 @@ class Sampler:
             weight_S=self.weight_S,
             negatives=self.negatives,
         )
+        if not self.pairs.num:
+            return batch
+        return replace(batch, labelled_R=batch.slot_R < self.num_labelled)
 
     @property
     def num_rows(self) -> int:
@@ -124,9 +150,13 @@ class Sampler:
         item_MS = torch.zeros(len(self.rows_M), self.num_slots, dtype=torch.int64, device=self.rows_M.device)
         item_MS[:, 0] = events.item_N[self.rows_M]
         positive_P = self.label_N[self.rows_M].nonzero().squeeze(1)
-        for part_P in positive_P.split(POSITIVES_PER_CALL) if self.num_slots > 1 else ():
+        for part_P in positive_P.split(POSITIVES_PER_CALL) if self.num_labelled > 1 else ():
             event_P = self.rows_M[part_P]
-            item_MS[part_P, 1:] = self.negatives.draw(events.user_N[event_P], event_P)
+            item_MS[part_P, 1 : self.num_labelled] = self.negatives.draw(events.user_N[event_P], event_P)
+        every_M = torch.arange(len(self.rows_M), device=self.rows_M.device)
+        for part_P in every_M.split(POSITIVES_PER_CALL) if self.pairs.num else ():
+            event_P = self.rows_M[part_P]
+            item_MS[part_P, self.num_labelled :] = self.pairs.draw(events.user_N[event_P], event_P)
         return item_MS
 
 
@@ -176,6 +206,17 @@ def kept_negatives(dataset: Dataset, sources: Sequence[SampleSource], lists: Can
         is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
         counts_I1=lambda: training_counts(dataset),
         lists=lists,
+    )
+
+
+def _unseen_pairs(dataset: Dataset, num: int, seed: int) -> Negatives:
+    """What adds unlabelled pairs of a row's user and an item that the user has not in training."""
+    return make_negatives(
+        [SampleSource(source="uniform", per_positive=num)] if num else [],
+        stream(seed, "transfer pairs"),
+        num_items=dataset.num_items,
+        is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
+        counts_I1=lambda: training_counts(dataset),
     )
 
 

@@ -40,6 +40,9 @@ def _default_samples(data: dict[str, Any]) -> tuple[SampleSource, ...]:
     return (SampleSource(source="in-batch" if loss in BY_VECTORS else "impressions"),)
 
 
+MUNGE = {"swap": 0.5, "variance": 1.0}  # of Bucila et al.
+
+
 class SampleSource(BaseModel):
     """Where training rows come from: logged events, or negatives drawn for every positive event."""
 
@@ -193,4 +196,31 @@ class TrainConfig(BaseModel):
     def _known_monitor(cls, value: str) -> str:
         if not _MONITOR.fullmatch(value):
             raise ValueError(f"want 'auc', 'logloss' or 'recall@K' with a whole number K >= 1, got '{value}'")
+        return value
+
+
+class TransferConfig(BaseModel):
+    """Rows without a label, added to the training of every student of a `logit` distiller: the teacher labels them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    method: Literal["pairs", "munge"]
+    """`pairs`: the user and moment of a training row with an item that the user has not in training, drawn alike;
+    `munge`: pseudo rows by swapping attributes with the nearest row (Bucila et al., KDD 2006)."""
+    copies: int = Field(default=1, ge=1)
+    """Rows added to every training row."""
+    swap: float | None = Field(default=None, ge=0, le=1, validate_default=True)
+    """For `munge`: probability that an attribute is swapped; .5 unless given."""
+    variance: float | None = Field(default=None, gt=0, allow_inf_nan=False, validate_default=True)
+    """For `munge`: a swapped number is drawn about its neighbour's with their distance over this as the deviation; 1
+    unless given."""
+
+    @field_validator("swap", "variance")
+    @classmethod
+    def _belongs_to_munge(cls, value: float | None, info: ValidationInfo) -> float | None:
+        method = info.data.get("method")
+        if method == "munge":
+            return MUNGE[str(info.field_name)] if value is None else value
+        if method is not None and value is not None:
+            raise ValueError(f"method '{method}' has no {info.field_name}, got {value:g}; leave it out")
         return value

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from cascade_kd.data import Dataset
@@ -69,6 +70,8 @@ class Task:
     others: tuple[Student, ...] = ()
     beside: nn.ModuleDict | None = None
     hint_epochs: int = 0
+    pairs: int = 0  # unlabelled rows added to every training row
+    munged: Callable[[Tensor], Inputs] | None = None  # pseudo rows [K * B] of training rows [B], copy after copy
 
     @property
     def names(self) -> list[str]:
@@ -106,6 +109,7 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
         seed=task.seed,
         sources=train.samples,
         lists=task.lists,
+        pairs=task.pairs,
     )
 
 
@@ -127,6 +131,8 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
             batch = hard.added_to(batch, step)
         hinting = step < hint_steps
         running = [_running(student.terms, step, total_steps, hinting=hinting) for student in task.students]
+        if not any(running):
+            batch = batch.labelled()
         if contrast is not None and not any(running):
             return contrast(batch, step)
         assert known is not None
@@ -134,6 +140,9 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
             task.dataset, list(features), batch, known=known.of(batch), known_user=known.of_requests(batch)
         )
         outputs = [_read(student, terms, inputs) for student, terms in zip(task.students, running, strict=True)]
+        pseudo: Inputs | None = None
+        if task.munged is not None and any(term.munged for terms in running for term in terms):
+            pseudo = task.munged(batch.sample_R[: len(batch.requests)])
         needed = {term.teacher for terms in running for term in terms}
         taught = {t.name: t.output(inputs) for t in task.teachers if t.train is not None or t.name in needed}
         parts: LossParts = {}
@@ -141,15 +150,19 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
             label: LossParts = {}
             if not hinting:
                 label = contrast(batch, step) if contrast is not None else _label_parts(task, student, output, batch)
-            moment = Moment(batch, output, taught, step, total_steps)
-            own = _weighted(student, label, {term: term.loss(moment) for term in terms}, terms)
+            munged = None if pseudo is None else _read(student, terms, pseudo)
+            moment = Moment(batch, output, taught, step, total_steps, munged)
+            with torch.autocast(batch.item_R.device.type, enabled=False):
+                own = _weighted(student, label, {term: term.loss(moment) for term in terms}, terms)
             prefix = "" if student.stage == task.stage else f"{student.stage} "
             parts |= {name if name in {t.name for t in terms} else prefix + name: part for name, part in own.items()}
         for teacher in task.teachers:
             if teacher.train is not None:
                 label_R = row_labels(task.dataset, teacher.train.label, batch)
                 output = taught[teacher.name]
-                parts[f"{teacher.name} {LABEL}"] = pointwise_loss(output.logits_R.float(), label_R, batch.weight_R)
+                parts[f"{teacher.name} {LABEL}"] = pointwise_loss(
+                    output.logits_R.float(), label_R, batch.label_weight_R
+                )
         return parts
 
     return on_batch
@@ -173,7 +186,7 @@ def _auxiliary(model: Model) -> dict[str, float]:
 
 
 def _label_parts(task: Task, student: Student, output: Output, batch: Batch) -> LossParts:
-    label_loss = pointwise_loss(output.logits_R, batch.label_R, batch.weight_R)
+    label_loss = pointwise_loss(output.logits_R, batch.label_R, batch.label_weight_R)
     return {LABEL: label_loss} | auxiliary_losses(output, _auxiliary(student.model), task.dataset, batch)
 
 

@@ -26,18 +26,24 @@ from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.types import Feature, Inputs, Output
 
+Learner = Callable[[Output, Tensor], Tensor]  # (what the student says, the request of every row) -> logits [R]
+
 RELATED_ROWS = 1024  # rows of a batch whose relations are compared: their number squared is computed
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One step: its batch, what the student and the teachers that run in the step say of it."""
+    """One step: its batch, what the student and the teachers that run in the step say of it.
+
+    ``munged`` is what the student says of the pseudo rows of the batch's logged events, copy after copy.
+    """
 
     batch: Batch
     output: Output
     taught: Mapping[str, Output]
     step: int
     total_steps: int
+    munged: Output | None = None
 
     @property
     def progress(self) -> float:
@@ -51,7 +57,7 @@ class Term:
 
     Where its ``weight`` of (step, total steps) is 0 the term is not computed, so nothing of it can leak into the step.
     ``layers`` are the student's hidden states that it reads, ``teacher`` the live teacher it needs, if any.
-    ``hint_only`` terms are those of a first phase that trains by them alone.
+    ``hint_only`` terms are those of a first phase that trains by them alone; ``munged`` ones read pseudo rows, too.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Term:
     layers: tuple[str, ...] = ()
     teacher: str | None = None
     hint_only: bool = False
+    munged: bool = False
 
 
 @final
@@ -116,30 +123,47 @@ class Balance(nn.Module):
         return dict(zip(parts, weighted_M.unbind(), strict=True))
 
 
-def cached_logit_term(pair: LogitDistillConfig, teacher_MS: Tensor, head: AuxiliaryHead | None) -> Term:
+def cached_logit_term(
+    pair: LogitDistillConfig, teacher_MS: Tensor, head: AuxiliaryHead | None, munged_MK: Tensor | None = None
+) -> Term:
     """On the teacher's logits of all the student's training rows and their negatives, computed before.
 
-    Rows without one (NaN: the user's own scores cover logged events only) take no part.
+    ``munged_MK`` are those of the rows' pseudo copies. Rows without a logit (NaN: the user's own scores cover logged
+    events only) take no part.
     """
     mean, sd = 0.0, 1.0
     if pair.loss == "mimic":
         known = teacher_MS[~teacher_MS.isnan()].double()
         mean, sd = float(known.mean()), float(known.std()) or 1.0
-    on = on_cached(logit_loss(pair, mean=mean, sd=sd), teacher_MS, lambda moment: _learner(moment, pair, head))
-    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,))
+    on = on_cached(logit_loss(pair, mean=mean, sd=sd), teacher_MS, partial(_learner, pair, head), munged_MK)
+    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,), munged=munged_MK is not None)
 
 
 def on_cached(
-    loss: LogitLoss, teacher_MS: Tensor, learner: Callable[[Moment], Tensor] = lambda m: m.output.logits_R.float()
+    loss: LogitLoss,
+    teacher_MS: Tensor,
+    learner: Learner = lambda output, row_R: output.logits_R.float(),
+    munged_MK: Tensor | None = None,
 ) -> Callable[[Moment], Tensor]:
-    """The weighted mean of a loss over the rows of a batch whose teacher logit is known; 0 where none is."""
+    """The weighted mean of a loss over the rows whose teacher logit is known, pseudo rows among them; 0 where none is.
+
+    ``learner`` gives the logits that learn.
+    """
 
     def on(moment: Moment) -> Tensor:
-        batch, logits_R = moment.batch, learner(moment)
-        teacher_R = teacher_MS[batch.sample_R, batch.slot_R]
+        batch = moment.batch
+        logits_R = learner(moment.output, batch.row_R)
+        teacher_R, weight_R = teacher_MS[batch.sample_R, batch.slot_R], batch.weight_R
+        if munged_MK is not None:
+            assert moment.munged is not None, "the step runs the pseudo rows of such a term"
+            teacher_KB = munged_MK[batch.sample_R[: len(batch.requests)]].T
+            row_R = torch.arange(teacher_KB.numel(), device=teacher_KB.device)
+            logits_R = torch.cat([logits_R, learner(moment.munged, row_R)])
+            teacher_R = torch.cat([teacher_R, teacher_KB.flatten()])
+            weight_R = torch.cat([weight_R, weight_R.new_ones(teacher_KB.numel())])
         known_R = ~teacher_R.isnan()
         loss_R = loss(logits_R, torch.where(known_R, teacher_R, logits_R.detach()))
-        weight_R = batch.weight_R * known_R
+        weight_R = weight_R * known_R
         return (loss_R * weight_R).sum() / weight_R.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
     return on
@@ -151,7 +175,8 @@ def live_logit_term(pair: LogitDistillConfig, head: AuxiliaryHead | None) -> Ter
 
     def on(moment: Moment) -> Tensor:
         teacher_R = blocked(moment.taught[pair.teacher].logits_R.float(), pair)
-        return weighted_mean(loss(_learner(moment, pair, head), teacher_R), moment.batch.weight_R)
+        logits_R = _learner(pair, head, moment.output, moment.batch.row_R)
+        return weighted_mean(loss(logits_R, teacher_R), moment.batch.weight_R)
 
     return _term(pair, on, layers=() if pair.layer is None else (pair.layer,), teacher=pair.teacher)
 
@@ -215,14 +240,12 @@ def blocked(teacher: Tensor, pair: PairConfig) -> Tensor:
     return teacher.detach() if pair.block else teacher
 
 
-def _learner(moment: Moment, pair: LogitDistillConfig, head: AuxiliaryHead | None) -> Tensor:
-    """The logits that learn: the served ones, or the auxiliary head's."""
+def _learner(pair: LogitDistillConfig, head: AuxiliaryHead | None, output: Output, row_R: Tensor) -> Tensor:
+    """The logits that learn: the served ones, or the auxiliary head's; a user's state is repeated for its rows."""
     if head is None:
-        return moment.output.logits_R.float()
+        return output.logits_R.float()
     assert pair.layer is not None
-    state = moment.output.hidden[pair.layer].float().flatten(1)
-    row_R = moment.batch.row_R
-    logits: Tensor = head(state)
+    logits: Tensor = head(output.hidden[pair.layer].float().flatten(1))
     return logits if len(logits) == len(row_R) else logits.index_select(0, row_R)
 
 
@@ -233,9 +256,11 @@ def _term(
     layers: tuple[str, ...] = (),
     teacher: str | None = None,
     hint_only: bool = False,
+    munged: bool = False,
 ) -> Term:
     def unblocked(moment: Moment) -> Tensor:
         with teachers_learn():
             return loss(moment)
 
-    return Term(pair.name, loss if pair.block else unblocked, partial(weight_at, pair), layers, teacher, hint_only)
+    on = loss if pair.block else unblocked
+    return Term(pair.name, on, partial(weight_at, pair), layers, teacher, hint_only, munged)
