@@ -59,6 +59,14 @@ def group_width(num_items: int, k: int) -> int:
     return width if width >= 8 else 1
 
 
+def kth_at_least(maximum_bG: Tensor, k: int) -> Tensor:
+    """[b] what the maxima of k groups reach: nearly the k-th best, which takes long among many."""
+    while maximum_bG.shape[1] >= 8 * k:  # of 4 k pairs or more, those with two of the k best are few
+        half = maximum_bG.shape[1] // 2
+        maximum_bG = torch.maximum(maximum_bG[:, :half], maximum_bG[:, half : 2 * half])
+    return maximum_bG.topk(k, dim=1, sorted=False).values.amin(dim=1)
+
+
 def raises(blocks: int) -> set[int]:
     """The numbers of the blocks after which the bar is raised: the last, and the others ever less often."""
     numbers, number = set[int](), blocks
@@ -166,7 +174,7 @@ class ExactRetriever:
             if number in raised or len(good_h) > CROWD * b * k:
                 seen_bG = maximum_nbG[: number + 1].transpose(0, 1).flatten(1)
                 if seen_bG.shape[1] >= k:
-                    bar_b = seen_bG.topk(k, dim=1, sorted=False).values.amin(dim=1)
+                    bar_b = kth_at_least(seen_bG, k)
                     good_h = (maximum_bG >= bar_b[:, None]).flatten().nonzero().squeeze(1)
             held.append(good_h + number * maximum_bG.numel())
             held_scores.append(score_gW.index_select(0, good_h))
@@ -174,9 +182,10 @@ class ExactRetriever:
         groups = block // width
         row_H = held_H // groups % b
         bar_b = bar_b.clamp(min=torch.finfo(torch.float32).min)  # above -inf, which is excluded
-        still_H = (maximum_nbG.flatten()[held_H] >= bar_b[row_H]).nonzero().squeeze(1)
+        still_H = maximum_nbG.flatten()[held_H] >= bar_b[row_H]
+        parts = zip(held_scores, still_H.split([len(part) for part in held]), strict=True)
+        score_HW = torch.cat([score_hW[still_h] for score_hW, still_h in parts])
         held_H, row_H = held_H[still_H], row_H[still_H]
-        score_HW = torch.cat(held_scores).index_select(0, still_H)
         place_N = (score_HW >= bar_b[row_H][:, None]).flatten().nonzero().squeeze(1)
         group_N = place_N // width
         item_H = held_H // (b * groups) * block + held_H % groups * width
@@ -194,6 +203,7 @@ class ExactRetriever:
         for number, start in enumerate(range(0, num_items, block)):
             vectors_CD = self.vectors_ID[start : start + block]
             torch.mm(query_bD, vectors_CD.T, out=score_bC[:, : len(vectors_CD)])
-            score_bC[:, len(vectors_CD) :] = -torch.inf
+            if len(vectors_CD) < block:
+                score_bC[:, len(vectors_CD) :] = -torch.inf
             score_bC.view(-1).index_fill_(0, place_e[ends[number] : ends[number + 1]], -torch.inf)
             yield score_bC
