@@ -29,15 +29,19 @@ class Found(NamedTuple):
 def search_excluding(retriever: Retriever, query_BD: Tensor, k: int, offsets_B1: Tensor, excluded_E: Tensor) -> Found:
     """The k best rows of every query without those it excludes, ``excluded_E[offsets_B1[b]:offsets_B1[b + 1]]``.
 
-    Excluded rows are rows of the index and ascend within a query. Exact if the index is: a batch fetches k plus the
-    largest number that one of its queries excludes. Queries are batched by that number, so that one heavy user does
-    not widen the searches of others, and memory is bounded by ``MAX_PLACES``. Queries for which an approximate index
-    finds too few are searched again, deeper each time: a list is shorter than k only if fewer rows remain.
+    Excluded rows are rows of the index and ascend within a query. Exact if the index is: then torch searches, which
+    masks the excluded rows' scores. Of another index, a batch fetches k plus the largest number that one of its queries
+    excludes. Queries are batched by that number, so that one heavy user does not widen the searches of others, and
+    memory is bounded by ``MAX_PLACES``. Queries for which it finds too few are searched again, deeper each time: a list
+    is shorter than k only if fewer rows remain.
     """
-    row_BK = torch.full((len(query_BD), k), -1, dtype=torch.int64, device=query_BD.device)
-    score_BK = torch.full((len(query_BD), k), -torch.inf, device=query_BD.device)
     if len(offsets_B1) != len(query_BD) + 1:
         raise ValueError(f"{len(query_BD)} queries need {len(query_BD) + 1} offsets, got {len(offsets_B1)}")
+    if retriever.exact is not None:
+        score_BK, row_BK = retriever.exact.search_without(query_BD, k, offsets_B1, excluded_E)
+        return Found(row_BK, score_BK, row_BK >= 0)
+    row_BK = torch.full((len(query_BD), k), -1, dtype=torch.int64, device=query_BD.device)
+    score_BK = torch.full((len(query_BD), k), -torch.inf, device=query_BD.device)
     count_B = offsets_B1.diff()
     order_B = count_B.argsort(descending=True, stable=True)
     widths = (count_B[order_B] + k).tolist()

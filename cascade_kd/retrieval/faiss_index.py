@@ -37,7 +37,7 @@ class FaissRetriever:
         self._index: Any = None
         self._serving: Any = None  # the index, with the vectors behind it if faiss reranks
         self._resources: Any = None  # must outlive a GPU index
-        self._vectors_ID: Tensor | None = None  # kept on the GPU, for reranking and for wide searches
+        self._exact = ExactRetriever()  # over the vectors of a flat index, and over those of any on the GPU
 
     def build(self, vectors_ID: Tensor) -> None:
         """Train the index and add the vectors. Raises UserError for NaN, infinity, or a faiss that cannot be used."""
@@ -47,7 +47,6 @@ class FaissRetriever:
         self._resources = None
         if vectors_ID.is_cuda:
             self._move_to_gpu(vectors_ID.get_device())
-        self._vectors_ID = vectors_ID if self.on_gpu else None
         at_ID = vectors_ID if self.on_gpu else vectors_ID.cpu()
         with faiss_module.stream_of(self._resources, at_ID), faiss_module.threads_of_build(self.plan):
             if not self._index.is_trained:
@@ -56,6 +55,11 @@ class FaissRetriever:
                 self._index.add_c(len(at_ID), faiss_module.floats(at_ID))
         reranks = self.plan.rerank and not self.on_gpu
         self._serving = faiss_module.reranked(self._index, at_ID) if reranks else self._index
+        self._exact.vectors_ID = None
+        if self.on_gpu:
+            self._exact.vectors_ID = vectors_ID
+        elif self.plan.kind == "flat":
+            self._exact.vectors_ID = faiss_module.vectors_of(self._index)
 
     @property
     def on_gpu(self) -> bool:
@@ -66,6 +70,11 @@ class FaissRetriever:
     def num_vectors(self) -> int:
         """I."""
         return int(self._index.ntotal)
+
+    @property
+    def exact(self) -> ExactRetriever | None:
+        """Search in torch over the vectors of a flat index, of which there is no second copy."""
+        return self._exact if self.plan.kind == "flat" else None
 
     @property
     def most(self) -> int:
@@ -95,10 +104,7 @@ class FaissRetriever:
         reranks = self.on_gpu and self.plan.rerank > 0
         fetched = min(self.plan.rerank * found, self.num_vectors) if reranks else found
         if self.on_gpu and fetched > GPU_MAX_K:
-            assert self._vectors_ID is not None
-            wide = ExactRetriever()
-            wide.vectors_ID = self._vectors_ID
-            return wide.search(query_BD, k)
+            return self._exact.search(query_BD, k)
         if found == 0 or len(query_BD) == 0:
             score_BF = torch.empty(len(query_BD), found, device=device)
             row_BF = torch.empty(len(query_BD), found, dtype=torch.int64, device=device)
@@ -128,12 +134,13 @@ class FaissRetriever:
 
     def _rescored(self, query_bD: Tensor, row_bF: Tensor) -> Tensor:
         """Exact inner products in place of those of codes; faiss does so on the CPU only."""
-        assert self._vectors_ID is not None
+        vectors_ID = self._exact.vectors_ID
+        assert vectors_ID is not None
         score_bF = torch.empty(row_bF.shape, device=row_bF.device)
         step = max(1, RERANK_PLACES // row_bF.shape[1])
         for start in range(0, len(row_bF), step):
             row_cF = row_bF[start : start + step]
-            vectors_cFD = self._vectors_ID.index_select(0, row_cF.clamp(min=0).flatten()).view(*row_cF.shape, -1)
+            vectors_cFD = vectors_ID.index_select(0, row_cF.clamp(min=0).flatten()).view(*row_cF.shape, -1)
             query_cD = query_bD[start : start + step]
             score_bF[start : start + step] = (vectors_cFD @ query_cD.unsqueeze(2)).squeeze(2)
         return score_bF.masked_fill_(row_bF < 0, -torch.inf)

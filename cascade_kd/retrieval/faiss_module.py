@@ -120,6 +120,14 @@ def search(index: Any, resources: Any, query_BD: Tensor, k: int, parameters: Any
     return score_BK, row_BK
 
 
+def vectors_of(index: Any) -> Tensor:
+    """The vectors [I, D] of a flat index on the CPU, its own memory: the index must outlive them and grow no more."""
+    if index.ntotal == 0:
+        return torch.empty(0, index.d)
+    numbers = load_faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+    return torch.from_numpy(numbers).view(-1, index.d)
+
+
 def reranked(index: Any, vectors_ID: Tensor) -> Any:
     """A CPU index with the vectors behind it, by which it orders what it found."""
     return load_faiss().IndexRefineFlat(index, floats(vectors_ID))

@@ -27,6 +27,11 @@ class Retriever(Protocol):
         """The depth of search at which no vector is left out; 0 where search is exact anyway."""
         ...
 
+    @property
+    def exact(self) -> ExactRetriever | None:
+        """The search in torch that finds the same, where this index is exact; else None."""
+        ...
+
     def build(self, vectors_ID: Tensor) -> None:
         """Index the vectors, replacing what was there. Raises UserError for NaN or infinity."""
         ...

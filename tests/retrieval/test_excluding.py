@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_kd.retrieval import ExactRetriever, FaissRetriever, excluding, search_excluding
+from cascade_kd.retrieval import ExactRetriever, FaissRetriever, exact, excluding, search_excluding
 from cascade_kd.retrieval.plan import Plan
 
 NUM = 25  # items
@@ -50,7 +50,12 @@ def flat():
     return FaissRetriever(Plan("flat"))
 
 
-@pytest.mark.parametrize("make", [ExactRetriever, flat])
+def one_list():
+    """An index that finds everything and yet is asked for more and filtered."""
+    return FaissRetriever(Plan("ivf", nlist=1, effort=1))
+
+
+@pytest.mark.parametrize("make", [ExactRetriever, flat, one_list])
 @settings(deadline=None, max_examples=75)
 @given(sets, st.integers(1, 30), st.sampled_from([1, 40, 100, 10**6]))
 def test_it_equals_filtering_a_full_sort(make, drawn, k, max_places):
@@ -71,7 +76,7 @@ def test_it_equals_filtering_a_full_sort(make, drawn, k, max_places):
 
 def test_a_heavy_user_does_not_widen_the_searches_of_others(monkeypatch):
     monkeypatch.setattr(excluding, "MAX_QUERIES", 2)
-    spy = Spy(built(ExactRetriever))
+    spy = Spy(built(one_list))
     own = [[], list(range(20)), [1], [], [2, 3]]
     search_excluding(spy, vectors(5, 1), 3, *ragged(own))
     assert spy.calls == [(1, 23), (2, 5), (2, 3)]
@@ -79,7 +84,7 @@ def test_a_heavy_user_does_not_widen_the_searches_of_others(monkeypatch):
 
 def test_the_places_of_a_batch_are_bounded(monkeypatch):
     monkeypatch.setattr(excluding, "MAX_PLACES", 30)
-    spy = Spy(built(ExactRetriever))
+    spy = Spy(built(one_list))
     search_excluding(spy, vectors(6, 1), 5, *ragged([list(range(10))] * 3 + [[]] * 3))
     assert spy.calls == [(2, 15), (1, 15), (3, 5)]
 
@@ -88,7 +93,41 @@ def test_offsets_of_another_batch_are_refused():
     with pytest.raises(ValueError, match="2 queries need 3 offsets, got 2"):
         search_excluding(built(ExactRetriever), vectors(2, 1), 3, *ragged([[1]]))
     with pytest.raises(ValueError, match="must ascend"):
-        search_excluding(built(ExactRetriever), vectors(1, 1), 3, *ragged([[5, 1]]))
+        search_excluding(built(one_list), vectors(1, 1), 3, *ragged([[5, 1]]))
+
+
+@pytest.mark.parametrize("make", [ExactRetriever, flat])
+def test_exact_search_masks_instead_of_fetching_more(make):
+    spy = Spy(built(make))
+    found = search_excluding(spy, vectors(2, 1), 3, *ragged([[1], list(range(NUM - 1))]))
+    assert spy.calls == []
+    assert found.row_BK[1].tolist() == [NUM - 1, -1, -1]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.integers(1, 400), st.integers(1, 12), st.integers(1, 12), st.sampled_from([8, 24, 64, None]))
+def test_groups_and_blocks_keep_the_order_of_ties(data, num, queries, k, block):
+    """Inner products of small whole numbers: most places are tied, also at the cut and across groups and blocks."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    top = data.draw(st.integers(1, 3))
+    item = torch.randint(-top, top + 1, (num, 2), generator=generator).float()
+    if data.draw(st.booleans()):  # ever better items: the bar rises with every block
+        item = item[(item @ torch.ones(2)).argsort()]
+    query = torch.randint(0, 3, (queries, 2), generator=generator).float()
+    banned_QI = torch.rand(queries, num, generator=generator) < data.draw(st.sampled_from([0.0, 0.1, 0.99]))
+    score_QI = (query @ item.T).masked_fill(banned_QI, -math.inf)
+    want_score, want_row = score_QI.sort(dim=1, descending=True, stable=True)
+    retriever = ExactRetriever(item_block=block, query_chunk=5)
+    retriever.build(item)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "GROUP", data.draw(st.sampled_from([8, 16])))
+        patch.setattr(exact, "GROUP_MAXIMA", data.draw(st.sampled_from([1, 1 << 22])))
+        found = search_excluding(retriever, query, k, *ragged([row.nonzero()[:, 0].tolist() for row in banned_QI]))
+    kept = min(k, num)
+    want_row = want_row.masked_fill(want_score == -math.inf, -1)
+    assert found.row_BK[:, :kept].tolist() == want_row[:, :kept].tolist()
+    assert found.score_BK[:, :kept].tolist() == want_score[:, :kept].tolist()
+    assert bool((found.row_BK[:, kept:] == -1).all())
 
 
 # -- indexes that look at a part of the vectors

@@ -19,7 +19,7 @@ def flat():
 
 RETRIEVERS = {
     "torch": ExactRetriever,
-    "torch in small chunks": lambda: ExactRetriever(item_chunk=7, query_chunk=3),
+    "torch in small chunks": lambda: ExactRetriever(item_block=7, query_chunk=3),
     "flat": flat,
 }
 ALL = pytest.mark.parametrize("make", RETRIEVERS.values(), ids=RETRIEVERS)
@@ -64,7 +64,7 @@ def test_search_equals_sorting(make, num, k):
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 40), st.integers(1, 9), st.integers(0, 10**6))
 def test_torch_breaks_ties_by_the_smaller_row_everywhere(num, queries, k, chunk, seed):
     item, query = whole(num, seed=seed), whole(queries, seed=seed + 1)
-    retriever = ExactRetriever(item_chunk=chunk, query_chunk=5)
+    retriever = ExactRetriever(item_block=chunk, query_chunk=5)
     retriever.build(item)
     score, row = retriever.search(query, k)
     want_score, want_row = brute(query, item, k)
@@ -125,7 +125,6 @@ def test_on_the_gpu_more_than_2048_places_go_to_torch(monkeypatch):
     """What a GPU index would do, with its limit lowered and the CPU index in its place."""
     item, query = vectors(30), vectors(4, seed=1)
     retriever = built(flat, item)
-    retriever._vectors_ID = item
     monkeypatch.setattr(FaissRetriever, "on_gpu", True)
     monkeypatch.setattr(faiss_index, "GPU_MAX_K", 8)
     monkeypatch.setattr(faiss_index.faiss_module, "search", lambda *_: pytest.fail("over the limit of the index"))
@@ -136,9 +135,9 @@ def test_reranking_on_the_gpu_finds_what_faiss_finds_on_the_cpu(monkeypatch):
     """What a GPU index would do, with the CPU index in its place."""
     item, query = vectors(3000), vectors(40, seed=1)
     retriever = built(lambda: FaissRetriever(Plan("sq", nlist=8, sq_type="8bit", rerank=2, effort=3)), item)
-    assert retriever._vectors_ID is None
+    assert retriever._exact.vectors_ID is None
     score, row = retriever.search(query, 30)
-    retriever._vectors_ID, retriever._serving = item, retriever._index
+    retriever._exact.vectors_ID, retriever._serving = item, retriever._index
     monkeypatch.setattr(FaissRetriever, "on_gpu", True)
     for places in (1, 10**6):
         monkeypatch.setattr(faiss_index, "RERANK_PLACES", places)
