@@ -1,7 +1,7 @@
 """Metrics of ranked lists against sets of positives and against each other.
 
-Axes: B users (requests), K places of a list, best first, P (user, positive item) pairs, H hits,
-G groups of items. Sets of positives are ragged: row b holds ``positive_P[offsets_B1[b]:offsets_B1[b + 1]]``, ascending and distinct.
+Axes: B users (requests), K places of a list, best first, P (user, positive item) pairs, H hits, G groups of items.
+Sets of positives are ragged: row b holds ``positive_P[offsets_B1[b]:offsets_B1[b + 1]]``, ascending and distinct.
 """
 
 from __future__ import annotations

@@ -101,10 +101,12 @@ def icc(
 
 
 def rankflow_tutoring(student_BK: Tensor, teacher_BK: Tensor, *, where_BK: Tensor, k: int, mix: float) -> Tensor:
-    """The next stage's order of its first k against the rest, and its probabilities, [B].
+    """RankFlow: the next stage's first k above the rest, and its probabilities, [B].
 
-    ``mix * -log sigmoid(mean l of the top k - mean l of the rest) + (1 - mix) * mean (sigmoid(l) - sigmoid(z))^2``, both
-    sides' logits, places in the teacher's order. A list of at most k places has no rest: its first term is 0. Source: Qin et al., "RankFlow", SIGIR 2022 (qinjr/RankFlow; mix .2 or .5).
+    ``mix * -log sigmoid(mean l of the top k - mean l of the rest) + (1 - mix) * mean (sigmoid(l) - sigmoid(z))^2``,
+    logits of both, places in the teacher's order. A list of at most k places has no rest: its first term is 0.
+
+    Source: Qin et al., "RankFlow", SIGIR 2022 (qinjr/RankFlow; mix .2 or .5).
     """
     check_teacher(student_BK, teacher_BK)
     check_same_shape(student_BK, where_BK, "student and its mask")

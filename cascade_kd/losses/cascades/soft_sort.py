@@ -67,8 +67,7 @@ def membership(log_p_BRK: Tensor, q: int, *, where_BK: Tensor) -> Membership:
     cuts_B = where_BK.sum(dim=1) > q
     counts_BK = where_BK & cuts_B[:, None]
     log_all_BK = log_p_BRK.detach().logsumexp(dim=1)
-    if q >= log_p_BRK.shape[1]:  # no list is longer: the rows beyond q are none
-        return Membership(torch.zeros_like(log_all_BK), torch.full_like(log_all_BK, lowest), cuts_B)
     log_in_BK = log_p_BRK[:, :q].logsumexp(dim=1) - log_all_BK
-    log_out_BK = log_p_BRK[:, q:].logsumexp(dim=1) - log_all_BK
+    beyond = q if q < log_p_BRK.shape[1] else 0  # where no list is longer than q, all are masked below
+    log_out_BK = log_p_BRK[:, beyond:].logsumexp(dim=1) - log_all_BK
     return Membership(log_in_BK.masked_fill(~counts_BK, 0.0), log_out_BK.masked_fill(~counts_BK, lowest), cuts_B)

@@ -86,5 +86,6 @@ def sampled_pairwise(
     """
     check_same_shape(upper_BP, lower_BP, "upper and lower places")
     check_same_shape(upper_BP, where_BP, "pairs and their mask")
+    check_same_shape(score_BK[:, :0], upper_BP[:, :0], "lists of scores and of pairs")
     difference_BP = score_BK.gather(1, upper_BP) - score_BK.gather(1, lower_BP)
     return masked_mean(pair_loss(difference_BP.masked_fill(~where_BP, 0.0), margin), where_BP)
