@@ -177,7 +177,7 @@ def test_a_teacher_with_a_gradient_is_refused(case):
 
 @ALL
 def test_other_shapes_are_refused(case):
-    with pytest.raises(ValueError, match="one shape|orders must be"):
+    with pytest.raises(ValueError, match=r"one shape|orders must be"):
         case.loss(scores(0)[:1], scores(1)[:1], holes()[:3])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ def _end_to_end(stages: Sequence[Membership], truth_BK: Tensor, where_BK: Tensor
     # The chance to be lost, 1 - prod_i (1 - out_i): to be lost first by stage i, summed over i. Its value comes from
     # terms that none of them rounds away, its gradient, prod_{j != i} in_j / lost for log out_i, is put in by hand.
     with torch.no_grad():
-        lost_BK = (log_out_SBK + log_in_SBK.cumsum(dim=0) - log_in_SBK).logsumexp(dim=0)
+        reaches_SBK = torch.stack(list(accumulate(log_in_SBK.unbind()))) - log_in_SBK  # passes all stages before
+        lost_BK = (log_out_SBK + reaches_SBK).logsumexp(dim=0)
         slope_SBK = (log_out_SBK + survives_BK - log_in_SBK - lost_BK).exp()
     lost_BK = lost_BK + (slope_SBK * (log_out_SBK - log_out_SBK.detach())).sum(dim=0)
     cuts_B = torch.stack([stage.cuts_B for stage in stages]).any(dim=0)
