@@ -34,7 +34,7 @@ def stage_pairwise(score_BK: Tensor, level_BK: Tensor, *, where_BK: Tensor, weig
     check_same_shape(level_BK, where_BK, "levels and their mask")
     score_BK = score_BK.masked_fill(~where_BK, 0.0)
     pair_BKK = where_BK[:, :, None] & where_BK[:, None, :] & (level_BK[:, :, None] > level_BK[:, None, :])
-    loss_BKK = pair_loss(score_BK[:, :, None] - score_BK[:, None, :])
+    loss_BKK = pair_loss(score_BK[:, None, :] - score_BK[:, :, None])
     if weight_BK is not None:
         check_same_shape(weight_BK, where_BK, "weights and their mask")
         loss_BKK = loss_BKK * weight_BK.masked_fill(~where_BK, 0.0)[:, :, None]
@@ -115,7 +115,7 @@ def rankflow_tutoring(student_BK: Tensor, teacher_BK: Tensor, *, where_BK: Tenso
     student_BK = student_BK.masked_fill(~where_BK, 0.0)
     top_BK = top_places(where_BK, k)
     rest_BK = where_BK & ~top_BK
-    pair_B = pair_loss(masked_mean(student_BK, top_BK) - masked_mean(student_BK, rest_BK))
+    pair_B = pair_loss(masked_mean(student_BK, rest_BK) - masked_mean(student_BK, top_BK))
     square_BK = (student_BK.sigmoid() - teacher_BK.masked_fill(~where_BK, 0.0).sigmoid()).square()
     return mix * pair_B.masked_fill(~rest_BK.any(dim=1), 0.0) + (1 - mix) * masked_mean(square_BK, where_BK)
 
@@ -141,7 +141,7 @@ def copr(logits_BC: Tensor, *, where_BC: Tensor, bid_BC: Tensor | None = None) -
     pair_BCC = (position_BC[:, :, None] < position_BC[:, None, :]) & where_BC[:, :, None]
     # Beyond a ratio of e^7 the loss and its gradient are 0 in any type; the cut keeps infinity out of both.
     ratio_BCC = (value_BC[:, :, None] - value_BC[:, None, :]).clamp(max=7.0).exp()
-    loss_BCC = -F.logsigmoid(ratio_BCC - 1)
+    loss_BCC = pair_loss(1 - ratio_BCC)
     gain_BC = 1 - (position_BC.to(logits_BC.dtype) - 1) / where_BC.sum(dim=1, keepdim=True).clamp(min=1)
     discount_BC = 1 / torch.log2(1 + position_BC.to(logits_BC.dtype).clamp(min=1))
     weight_BCC = pair_BCC * (gain_BC[:, :, None] - gain_BC[:, None, :]).abs()

@@ -21,7 +21,7 @@ def neural_sort(score_BK: Tensor, *, where_BK: Tensor, temperature: float) -> Te
     ``P_r = softmax(((n + 1 - 2 r) s - A 1) / tau)``, ``A_ij = |s_i - s_j|``, over the n places that count. Rows sum to
     1, columns need not; tau -> 0 gives the permutation matrix of the descending order. Memory O(B K^2).
 
-    Source: Grover et al., "Stochastic optimization of sorting networks via continuous relaxations", ICLR 2019, eq. 5.
+    Source: Grover et al., "Stochastic optimization of sorting networks via continuous relaxations", ICLR 2019.
     """
     log_p_BRK = log_neural_sort(score_BK, where_BK=where_BK, temperature=temperature)
     return log_p_BRK.exp().masked_fill(~_both(where_BK), 0.0)

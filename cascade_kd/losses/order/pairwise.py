@@ -17,12 +17,14 @@ from cascade_kd.losses.order.places import first_places, position_weight, positi
 from cascade_kd.masked import masked_mean
 
 
-def pair_loss(difference_P: Tensor, margin: float | None = None) -> Tensor:
-    """Loss of pairs whose upper score exceeds the lower one by ``difference_P``, elementwise.
+def pair_loss(excess_P: Tensor, margin: float | None = None) -> Tensor:
+    """Loss of pairs whose lower score exceeds the upper one by ``excess_P``, elementwise.
 
-    RankNet, Burges et al., ICML 2005 (BPR, Rendle et al., UAI 2009), or the hinge of that margin.
+    ``log(1 + exp(excess))``, RankNet, Burges et al., ICML 2005 (BPR, Rendle et al., UAI 2009), or the hinge
+    ``max(0, margin + excess)``.
     """
-    return -F.logsigmoid(difference_P) if margin is None else (margin - difference_P).clamp(min=0)
+    # Beyond 40 the softplus of x is x in every type; torch's own threshold of 20 is not exact in float64.
+    return F.softplus(excess_P, threshold=40.0) if margin is None else (margin + excess_P).clamp(min=0)
 
 
 def topk_pairwise(
@@ -49,12 +51,13 @@ def topk_pairwise(
     upper_Bk = first_places(where_BK, k)
     position_k = torch.arange(1, upper_Bk.shape[1] + 1, device=score_BK.device)
     pair_BkK = positions(where_BK)[:, None, :] > position_k[:, None]  # padded places have position 0
-    loss_BkK = pair_loss(score_BK.gather(1, upper_Bk)[:, :, None] - score_BK[:, None, :], margin)
-    weight_BkK = position_weight(position_k.to(score_BK.dtype), alpha)[:, None] * pair_BkK
+    loss_BkK = pair_loss(score_BK[:, None, :] - score_BK.gather(1, upper_Bk)[:, :, None], margin)
+    weight_BkK = pair_BkK.to(score_BK.dtype)
     if lambdas:
         weight_BkK = weight_BkK * delta_ndcg(score_BK, where_BK=where_BK, k=k)
-    mass_B = weight_BkK.sum(dim=(1, 2))
-    return (weight_BkK * loss_BkK).sum(dim=(1, 2)) / mass_B.masked_fill(mass_B == 0, 1.0)
+    weight_k = position_weight(position_k.to(score_BK.dtype), alpha)
+    mass_B = weight_BkK.sum(dim=2) @ weight_k
+    return (weight_BkK * loss_BkK).sum(dim=2) @ weight_k / mass_B.masked_fill(mass_B == 0, 1.0)
 
 
 def delta_ndcg(score_BK: Tensor, *, where_BK: Tensor, k: int | None = None) -> Tensor:
@@ -87,5 +90,5 @@ def sampled_pairwise(
     check_same_shape(upper_BP, lower_BP, "upper and lower places")
     check_same_shape(upper_BP, where_BP, "pairs and their mask")
     check_same_shape(score_BK[:, :0], upper_BP[:, :0], "lists of scores and of pairs")
-    difference_BP = score_BK.gather(1, upper_BP) - score_BK.gather(1, lower_BP)
-    return masked_mean(pair_loss(difference_BP.masked_fill(~where_BP, 0.0), margin), where_BP)
+    excess_BP = score_BK.gather(1, lower_BP) - score_BK.gather(1, upper_BP)
+    return masked_mean(pair_loss(excess_BP.masked_fill(~where_BP, 0.0), margin), where_BP)
