@@ -1,7 +1,7 @@
 """Metrics of ranked lists against sets of positives and against each other.
 
-Axes: B users (requests), K places of a list, best first, P (user, positive item) pairs. Sets of positives are ragged:
-row b holds ``positive_P[offsets_B1[b]:offsets_B1[b + 1]]``, ascending and distinct.
+Axes: B users (requests), K places of a list, best first, P (user, positive item) pairs, H hits, G groups of items.
+Sets of positives are ragged: row b holds ``positive_P[offsets_B1[b]:offsets_B1[b + 1]]``, ascending and distinct.
 """
 
 from __future__ import annotations
@@ -39,6 +39,25 @@ def recall_at(hit_BK: Tensor, num_positives_B: Tensor, k: int) -> Metric:
     """
     found_B = hit_BK[:, :k].sum(dim=1)
     return _over_users(found_B.double() / num_positives_B, num_positives_B)
+
+
+def group_recall_at(
+    item_BK: Tensor, hit_BK: Tensor, offsets_B1: Tensor, positive_P: Tensor, group_I: Tensor, num_groups: int, k: int
+) -> list[Metric]:
+    """Recall@k of the positives of each group of items, group by group: what a list does for unpopular items.
+
+    Hits in the first k places that belong to the group / the user's positives in it, mean over users who have one;
+    as :func:`recall_at` otherwise. ``group_I`` maps item codes to groups 0 to G - 1, ``hit_BK`` comes of :func:`hits`.
+    """
+    user_P = torch.arange(len(item_BK), device=item_BK.device).repeat_interleave(offsets_B1.diff())
+    num_BG = _count_groups(user_P, group_I[positive_P], len(item_BK), num_groups)
+    user_H, place_H = hit_BK[:, :k].nonzero(as_tuple=True)
+    found_BG = _count_groups(user_H, group_I[item_BK[user_H, place_H]], len(item_BK), num_groups)
+    return [_over_users(found_BG[:, g].double() / num_BG[:, g], num_BG[:, g]) for g in range(num_groups)]
+
+
+def _count_groups(user_P: Tensor, group_P: Tensor, num_users: int, num_groups: int) -> Tensor:
+    return torch.bincount(user_P * num_groups + group_P, minlength=num_users * num_groups).view(num_users, num_groups)
 
 
 def ndcg_at(hit_BK: Tensor, num_positives_B: Tensor, k: int) -> Metric:
