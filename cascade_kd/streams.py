@@ -50,6 +50,13 @@ def _signed(seed: int) -> int:
     return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
+def seed_global(seed: int) -> None:
+    """Seed torch's global generators of the devices in use: ``torch.manual_seed`` without its cost, .2 ms a call."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextlib.contextmanager
 def scoped_seed(seed: int | None = None) -> Iterator[None]:
     """Give the block torch's global generators to itself, seeded if asked, and restore them afterwards.

@@ -16,7 +16,7 @@ from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.data.dataset import Dataset, Events, load
-    from cascade_kd.data.requests import EvaluationRequests, evaluation_requests
+    from cascade_kd.data.requests import EvaluationRequests, PackedRequests, evaluation_requests
 else:
     __getattr__ = lazy(
         __name__,
@@ -24,6 +24,7 @@ else:
             "Dataset": "dataset",
             "EvaluationRequests": "requests",
             "Events": "dataset",
+            "PackedRequests": "requests",
             "evaluation_requests": "requests",
             "load": "dataset",
         },
@@ -35,6 +36,7 @@ __all__ = [
     "EvaluationRequests",
     "Events",
     "FeatureDefinition",
+    "PackedRequests",
     "WorldConfig",
     "cache_root",
     "description",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -45,3 +46,26 @@ def evaluation_requests(dataset: Dataset, part: Part, label: str) -> EvaluationR
     offsets_B1 = torch.cat([count_G.new_zeros(1), count_G[asked_G].cumsum(0)])
     requests = dataset.requests_of(first_G[asked_G], part=part)
     return EvaluationRequests(requests, offsets_B1, pairs_P % width, int((~asked_G).sum()))
+
+
+@final
+class PackedRequests:
+    """Requests to take random rows of: their codes, int32, lie side by side.
+
+    A row is then one access to memory and not one a column: of ten columns, a third of the time.
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        packed = {name: x for name, x in requests.context.items() if x.dim() == 1 and not x.is_floating_point()}
+        self._names = list(packed)
+        self._code_MC = requests.user_B.new_empty(len(requests), 1 + len(packed), dtype=torch.int32)
+        for place, code_M in enumerate([requests.user_B, *packed.values()]):
+            self._code_MC[:, place] = code_M
+        others = {name: x for name, x in requests.context.items() if name not in packed}
+        self._rest = replace(requests, user_B=requests.time_B, context=others)
+
+    def __getitem__(self, rows_B: Tensor) -> Requests:
+        """The requests of these rows, as ``Requests`` itself would give them."""
+        user_B, *codes = self._code_MC.index_select(0, rows_B).T.to(torch.int64, memory_format=torch.contiguous_format)
+        rest = self._rest[rows_B]
+        return replace(rest, user_B=user_B, context={**dict(zip(self._names, codes, strict=True)), **rest.context})

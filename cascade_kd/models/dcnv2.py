@@ -7,31 +7,13 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import nn
 
 from cascade_kd.models.fields import FieldEmbedding
+from cascade_kd.models.interaction import CrossLayers, linear
 from cascade_kd.models.mlp import MLP
 from cascade_kd.models.settings import DCNv2Config
 from cascade_kd.types import Feature, Inputs, Level, Output, Side
-
-
-class CrossNetwork(nn.Module):
-    """x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, elementwise product (Wang et al., WWW 2021, eq. 1)."""
-
-    def __init__(self, width: int, num_layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(num_layers))
-        for layer in self.layers:
-            assert isinstance(layer, nn.Linear)
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x0_RW: Tensor) -> Tensor:
-        """[R, W] to [R, W]."""
-        x_RW = x0_RW
-        for layer in self.layers:
-            x_RW = torch.addcmul(x_RW, x0_RW, layer(x_RW))
-        return x_RW
 
 
 @final
@@ -49,11 +31,9 @@ class DCNv2(nn.Module):
         super().__init__()
         width = len(features) * config.embedding_size
         self.fields = FieldEmbedding(features, config.embedding_size, config.embedding_std, config.embedding_max_rows)
-        self.cross = CrossNetwork(width, config.cross_layers)
+        self.cross = CrossLayers(width, config.cross_layers)
         self.mlp = MLP(width, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm)
-        self.head = nn.Linear(width + self.mlp.out_width, 1)
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = linear(width + self.mlp.out_width, 1)
 
     @property
     def hidden_names(self) -> tuple[str, ...]:
@@ -62,8 +42,7 @@ class DCNv2(nn.Module):
 
     def forward(self, inputs: Inputs, hidden: Collection[str] = ()) -> Output:
         """Logits [R]; the user side is embedded once a request and repeated for its rows."""
-        user_RFD = self.fields.user_fields(inputs.user).index_select(0, inputs.row_R)
-        fields_RFD = torch.cat([user_RFD, self.fields.item_fields(inputs.item)], dim=1)
+        fields_RFD = self.fields(inputs)
         embedding_RW = fields_RFD.flatten(1)
         cross_RW = self.cross(embedding_RW)
         deep_RW, states = self.mlp(embedding_RW, hidden)

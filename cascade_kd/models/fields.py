@@ -75,9 +75,19 @@ class FieldEmbedding(nn.Module):
         return {vocabulary: rows.first for vocabulary, rows in self.rows.items()}
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[R, F, D] of all features, the user side first: embedded once a request and repeated for its rows."""
-        user_RFD = self.user_fields(inputs.user).index_select(0, inputs.row_R)
-        return torch.cat([user_RFD, self.item_fields(inputs.item)], dim=1)
+        """[R, F, D] of all features, the user side first: embedded once a request and repeated for its rows.
+
+        Where there are no more rows than requests the codes are repeated, not their embeddings.
+        """
+        user, row_R = inputs.user, inputs.row_R
+        if any(len(row_R) > len(column) for column in user.values()):
+            user_RFD = self.user_fields(user).index_select(0, row_R)
+            return torch.cat([user_RFD, self.item_fields(inputs.item)], dim=1)
+        user = {name: column.index_select(0, row_R) for name, column in user.items()}
+        if not (self.user.is_plain and self.item.is_plain):
+            return torch.cat([self.user_fields(user), self.item_fields(inputs.item)], dim=1)
+        places = [self.user.places(user), self.item.places(inputs.item)]
+        return self.table(torch.cat(places, dim=1))  # type: ignore[no-any-return]
 
     def user_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[B, F, D] of the user and context features."""
@@ -120,11 +130,22 @@ class Side(nn.Module):
             nn.init.normal_(projection.weight, std=std)
             nn.init.zeros_(projection.bias)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every feature is a code with a row of its own: then one look-up of ``places`` is all."""
+        return len(self.codes) == len(self.names) and not self.compressed
+
+    def places(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """[N, F] the table rows of the categorical features, of a compressed vocabulary as if it were not."""
+        if not self.codes:
+            return self.code_offset_F.new_zeros(0)  # of which torch.cat takes no notice
+        return torch.stack([columns[f.name] for f in self.codes], dim=1) + self.code_offset_F
+
     def forward(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
         """[N, F, D], fields in the order of ``names``."""
         groups: list[Tensor] = []
         if self.codes:
-            groups.append(self._code_fields([columns[f.name] for f in self.codes], table))
+            groups.append(self._code_fields(columns, table))
         for feature, rows in zip(self.pooled, self.pooled_rows, strict=True):
             codes_NT = columns[feature.name]
             present_NT = (codes_NT > 0).to(table.weight.dtype)
@@ -140,11 +161,11 @@ class Side(nn.Module):
             groups.append(projection(columns[feature.name]).unsqueeze(1))
         return torch.cat(groups, dim=1)
 
-    def _code_fields(self, codes: list[Tensor], table: Table) -> Tensor:
+    def _code_fields(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
         """[N, F, D] by one look-up; the second rows of compressed vocabularies stand behind the first ones of all."""
         if not self.compressed:
-            return table(torch.stack(codes, dim=1) + self.code_offset_F)  # type: ignore[no-any-return]
-        places = [rows.of(code_N) for rows, code_N in zip(self.code_rows, codes, strict=True)]
+            return table(self.places(columns))  # type: ignore[no-any-return]
+        places = [rows.of(columns[f.name]) for rows, f in zip(self.code_rows, self.codes, strict=True)]
         first, second = [p[0] for p in places], [p[1] for p in places if len(p) == 2]
         looked = table(torch.stack([*first, *second], dim=1))
         which = torch.tensor(self.compressed, device=looked.device)

@@ -5,6 +5,7 @@ V table rows, D embedding, N rows of a look-up, L codes of a row, E look-ups of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cascade_kd.models.lookup import lookup_sum, weighted_sum
+from cascade_kd.models.lookup import weighted_sum
 from cascade_kd.models.pages import on_huge_pages
 
 
@@ -31,57 +32,69 @@ class Table(nn.Module):
     """Rows ``weight`` [V, D] from N(0, std^2).
 
     Its gradient is dense, in ``weight.grad``, unless ``touched`` is a list: then look-ups append to it in the backward
-    pass and ``weight.grad`` stays None, so that a step costs what its look-ups cost, however long the table.
+    pass and ``weight.grad`` stays None, so that a step costs what its look-ups cost, however long the table. Either
+    way a CPU adds up the gradients of the touched rows by :func:`row_sums`, a fifth of what torch's own takes.
     """
 
     def __init__(self, rows: int, dim: int, std: float) -> None:
         super().__init__()
         weight_VD = on_huge_pages(torch.empty(rows, dim))
-        nn.init.normal_(weight_VD)  # not needed, but a seed gives the weights that it gave before
         nn.init.normal_(weight_VD, std=std)
         self.weight = nn.Parameter(weight_VD)
         self.touched: list[Touched] | None = None
 
     def forward(self, codes: Tensor) -> Tensor:
         """[..., D] rows of the codes [...]."""
-        if self.touched is None:
+        if self._plain:
             return F.embedding(codes, self.weight)
         return _Rows.apply(self.weight, codes, self.touched)  # type: ignore[no-untyped-call, no-any-return]
 
     def weighted_sum(self, codes_NL: Tensor, weight_NL: Tensor) -> Tensor:
         """[N, D] sums over L of weight times row; no gradient flows to the weights; weight 0 touches no row."""
-        if self.touched is None:
-            return lookup_sum(self.weight, codes_NL, weight_NL)
+        if self._plain:
+            return F.embedding_bag(codes_NL, self.weight, mode="sum", per_sample_weights=weight_NL)
         return _RowSums.apply(self.weight, codes_NL, weight_NL, self.touched)  # type: ignore[no-untyped-call, no-any-return]
 
     def take_touched(self) -> tuple[Tensor, Tensor] | None:
-        """The rows touched since the last call, ascending [U], and their gradients [U, D]; None if there are none.
-
-        The gradients of one row are added in the order of the look-ups, whatever the number of threads.
-        """
+        """The rows touched since the last call, ascending [U], and their gradients [U, D]; None if there are none."""
         assert self.touched is not None
         shares = [share for share in self.touched if len(share.code_E)]
         self.touched.clear()
-        if not shares:
-            return None
-        before = 0
-        sources = []
-        for share in shares:
-            sources.append(share.source_E + before)
-            before += len(share.grad_ND)
-        code_E = torch.cat([share.code_E for share in shares])
-        if len(self.weight) < 2**31:
-            code_E = code_E.to(torch.int32)  # sorts twice as fast
-        sorted_E, order_E = code_E.sort(stable=True)
-        row_U, count_U = torch.unique_consecutive(sorted_E, return_counts=True)
-        grad_UD = F.embedding_bag(
-            torch.cat(sources).index_select(0, order_E),
-            torch.cat([share.grad_ND for share in shares]),
-            count_U.cumsum(0) - count_U,
-            mode="sum",
-            per_sample_weights=torch.cat([share.weight_E for share in shares]).index_select(0, order_E),
-        )
-        return row_U.to(torch.int64), grad_UD
+        return row_sums(shares, len(self.weight)) if shares else None
+
+    @property
+    def _plain(self) -> bool:
+        """Whether torch's own look-ups serve: on other devices their gradient is quick."""
+        return self.touched is None and self.weight.device.type != "cpu"
+
+
+def row_sums(shares: Sequence[Touched], num_rows: int) -> tuple[Tensor, Tensor]:
+    """The rows that the shares touch, ascending [U], and their gradients [U, D].
+
+    The gradients of one row are added in the order of the look-ups, whatever the number of threads.
+    """
+    before = 0
+    sources = []
+    for share in shares:
+        sources.append(share.source_E + before)
+        before += len(share.grad_ND)
+    code_E = _joined([share.code_E for share in shares])
+    if num_rows < 2**31:
+        code_E = code_E.to(torch.int32)  # sorts twice as fast
+    sorted_E, order_E = code_E.sort(stable=True)
+    row_U, count_U = torch.unique_consecutive(sorted_E, return_counts=True)
+    grad_UD = F.embedding_bag(
+        _joined(sources).index_select(0, order_E),
+        _joined([share.grad_ND for share in shares]),
+        count_U.cumsum(0) - count_U,
+        mode="sum",
+        per_sample_weights=_joined([share.weight_E for share in shares]).index_select(0, order_E),
+    )
+    return row_U.to(torch.int64), grad_UD
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def take_rows(table_VD: Tensor, code_E: Tensor) -> Tensor:
@@ -91,37 +104,55 @@ def take_rows(table_VD: Tensor, code_E: Tensor) -> Tensor:
     """
     if table_VD.device.type != "cpu" or len(code_E) == 0:
         return F.embedding(code_E, table_VD.detach())
+    if table_VD.shape[1] == 1:
+        return table_VD.detach().squeeze(1).index_select(0, code_E).unsqueeze(1)
     offsets = torch.arange(len(code_E), dtype=code_E.dtype)
     return F.embedding_bag(code_E, table_VD.detach(), offsets, mode="sum")
 
 
+def _leave(share: Touched, shape: torch.Size, touched: list[Touched] | None) -> Tensor | None:
+    """Append the share to ``touched``; without such a list, the gradient [V, D] of the whole table."""
+    if touched is not None:
+        touched.append(share)
+        return None
+    grad_VD = share.grad_ND.new_zeros(shape)
+    if shape[1] == 1:  # short rows need no sorting
+        grad_E = share.grad_ND.squeeze(1).index_select(0, share.source_E) * share.weight_E
+        grad_VD.squeeze(1).index_add_(0, share.code_E, grad_E)
+    elif len(share.code_E):
+        grad_VD.index_copy_(0, *row_sums([share], shape[0]))
+    return grad_VD
+
+
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table_VD: Tensor, codes: Tensor, touched: list[Touched]) -> Tensor:
+    def forward(ctx: Any, table_VD: Tensor, codes: Tensor, touched: list[Touched] | None) -> Tensor:
         ctx.save_for_backward(codes)
-        ctx.touched = touched
+        ctx.shape, ctx.touched = table_VD.shape, touched
         return take_rows(table_VD, codes.flatten()).view(*codes.shape, table_VD.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         (codes,) = ctx.saved_tensors
         code_E, grad_ED = codes.flatten(), grad.flatten(0, -2)
         source_E = torch.arange(len(code_E), device=code_E.device)
-        ctx.touched.append(Touched(code_E, source_E, grad_ED.new_ones(len(code_E)), grad_ED))
-        return None, None, None
+        share = Touched(code_E, source_E, grad_ED.new_ones(len(code_E)), grad_ED)
+        return _leave(share, ctx.shape, ctx.touched), None, None
 
 
 class _RowSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor, touched: list[Touched]) -> Tensor:
+    def forward(
+        ctx: Any, table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor, touched: list[Touched] | None
+    ) -> Tensor:
         ctx.save_for_backward(codes_NL, weight_NL)
-        ctx.touched = touched
+        ctx.shape, ctx.touched = table_VD.shape, touched
         return weighted_sum(table_VD.detach(), codes_NL, weight_NL)
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, None, None, None]:
         codes_NL, weight_NL = ctx.saved_tensors
         at_E = weight_NL.flatten().nonzero().squeeze(1)
         codes_E, weight_E = codes_NL.flatten().index_select(0, at_E), weight_NL.flatten().index_select(0, at_E)
-        ctx.touched.append(Touched(codes_E, at_E // weight_NL.shape[1], weight_E, grad_ND))
-        return None, None, None, None
+        share = Touched(codes_E, at_E // weight_NL.shape[1], weight_E, grad_ND)
+        return _leave(share, ctx.shape, ctx.touched), None, None, None

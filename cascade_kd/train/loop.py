@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cascade_kd.interrupt import DeferredInterrupt, Interrupted
 from cascade_kd.models import TowerModel
-from cascade_kd.streams import scoped_seed, seed_at, stream
+from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
 from cascade_kd.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -189,7 +189,7 @@ def train_epoch(
     low = task.train.precision == "bfloat16"
     model.train()
     while state.step < end and interrupt.signum is None:
-        torch.manual_seed(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
+        seed_global(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
         batch = sampler.batch(state.step)
         with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):
             loss = sum_of(list(loss_parts(batch, state.step, total_steps).values()))

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cascade_kd.data import Dataset
+from cascade_kd.data import Dataset, PackedRequests
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train.negatives import Negatives, SharedNegatives, make_distribution, make_negatives
 from cascade_kd.train.settings import SampleSource
@@ -97,6 +97,7 @@ class Sampler:
         self.num_slots = len(self.weight_S)
         self._order_seed = stream(seed, "order")
         self._order: tuple[int, Tensor] = (-1, rows_M)
+        self._requests = PackedRequests(dataset.requests_of(rows_M, part="train"))
         self.item_MS = self._draw()
 
     @property
@@ -118,7 +119,7 @@ class Sampler:
         """The training rows numbered ``sample_B`` with their negatives."""
         event_B = self.rows_M.index_select(0, sample_B)
         batch = make_batch(
-            self.dataset.requests_of(event_B, part="train"),
+            self._requests[sample_B],
             self.item_MS.index_select(0, sample_B),
             label_B=self.label_N.index_select(0, event_B),
             event_B=event_B,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cascade_kd.data import Dataset, evaluation_requests
+from cascade_kd.data import Dataset, PackedRequests, evaluation_requests
 from cascade_kd.types import PARTS, Part
 
 
@@ -94,3 +94,21 @@ def test_a_part_without_a_positive_asks_nothing(dataset: Dataset) -> None:
     assert asked.offsets_B1.tolist() == [0]
     assert len(asked.positive_P) == 0
     assert asked.num_without == len(grouped(dataset, "test", "click"))
+
+
+@pytest.mark.parametrize("with_requests", [True, False])
+def test_packed_requests_are_the_requests(dataset: Dataset, with_requests: bool) -> None:
+    if not with_requests:
+        dataset = replace(dataset, events=replace(dataset.events, request_N=None))
+    asked = dataset.requests_of(dataset.rows("train"), part="train")
+    # Numbers and tags stay beside the packed codes.
+    more = {"price": torch.rand(len(asked)), "tags": torch.randint(0, 9, (len(asked), 3))}
+    asked = replace(asked, context={**asked.context, **more})
+    rows_B = torch.randperm(len(asked))[:50]
+    got, want = PackedRequests(asked)[rows_B], asked[rows_B]
+    for name in ("user_B", "time_B", "request_B"):
+        torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=0, atol=0)
+    assert set(got.context) == set(want.context)
+    for name, column in want.context.items():
+        torch.testing.assert_close(got.context[name], column, rtol=0, atol=0)
+    assert got.part == "train"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cascade_kd.errors import UserError
 from cascade_kd.models import DCNv2, TwoTower
-from cascade_kd.models.lookup import lookup_sum
+from cascade_kd.models.table import Table
 from cascade_kd.types import Feature, Inputs
 
 USER = Feature("user_id", "categorical", "user", "recall", size=6, vocabulary="user_id")
@@ -47,18 +47,21 @@ def tower(**keys: object) -> TwoTower:
     return TwoTower(TwoTower.Config(embedding_size=4, hidden=(6,), output_size=3, **keys), SHALLOW)
 
 
-def test_lookup_sum_is_embedding_bag_with_its_gradient() -> None:
-    table = torch.randn(11, 3, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("dim", [1, 3])
+def test_pooled_and_plain_look_ups_have_the_gradient_of_embedding(dim: int) -> None:
+    table = Table(11, dim, std=1.0).double()
     codes = torch.randint(0, 11, (7, 5))
     weight = torch.rand(7, 5, dtype=torch.float64)
-    plain = (F.embedding(codes, table) * weight.unsqueeze(2)).sum(1)
-    torch.testing.assert_close(lookup_sum(table, codes, weight), plain)
-    assert torch.autograd.gradcheck(lambda t: lookup_sum(t, codes, weight), (table,))
-    plain.square().sum().backward()
-    expected = table.grad.clone()
-    table.grad = None
-    lookup_sum(table, codes, weight).square().sum().backward()
-    torch.testing.assert_close(table.grad, expected)
+    for mine, plain in (
+        (lambda: table(codes), lambda: F.embedding(codes, table.weight)),
+        (
+            lambda: table.weighted_sum(codes, weight),
+            lambda: (F.embedding(codes, table.weight) * weight.unsqueeze(2)).sum(1),
+        ),
+    ):
+        torch.testing.assert_close(mine(), plain())
+        grads = [torch.autograd.grad(looked().square().sum(), table.weight)[0] for looked in (mine, plain)]
+        torch.testing.assert_close(*grads)
 
 
 def test_pooled_fields_are_means_without_padding() -> None:
@@ -104,7 +107,7 @@ def test_dcn_cross_is_the_papers_formula() -> None:
     states = model(inputs(), ["embedding", "interaction"]).hidden
     x0: Tensor = states["embedding"]
     x = x0
-    for layer in model.cross.layers:
+    for layer in model.cross:
         x = x0 * (x @ layer.weight.T + layer.bias) + x
     torch.testing.assert_close(states["interaction"], x)
 

@@ -174,7 +174,8 @@ def test_cross_ranker_is_dcn_v2() -> None:
     parts.fields.load_state_dict(paper.fields.state_dict())
     parts.mlp.load_state_dict(paper.mlp.state_dict())
     with torch.no_grad():
-        parts.interaction.load_state_dict(paper.cross.state_dict() | {"head.weight": paper.head.weight[:, :24]})
+        parts.interaction.layers.load_state_dict(paper.cross.state_dict())
+        parts.interaction.head.weight.copy_(paper.head.weight[:, :24])
         parts.head.weight.copy_(paper.head.weight[:, 24:])
         parts.bias.copy_(paper.head.bias[0])
     torch.testing.assert_close(parts(inputs()).logits_R, paper(inputs()).logits_R)
