@@ -26,6 +26,10 @@ def _default_monitor(data: dict[str, Any]) -> str:
     return "recall@50" if data.get("loss") in BY_VECTORS else "auc"
 
 
+def _default_batch_size(data: dict[str, Any]) -> int:
+    return 128 if data.get("sequences") else 4096
+
+
 def other_monitor(*, tower: bool) -> str:
     """The remedy where a monitor is not defined: recall@K, which takes user and item vectors, or logloss."""
     return 'set monitor = "recall@50"' if tower else 'set monitor = "logloss"'
@@ -146,8 +150,12 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products in training. `bfloat16` is mixed precision: weights, optimiser and losses stay in float32. It
     pays where the processor multiplies 16-bit numbers faster."""
-    batch_size: int = Field(default=4096, ge=1)
-    """Rows of a step."""
+    sequences: bool = False
+    """Train along histories: one causal pass over a stretch of a user's history, as long as the history feature, gives
+    the user's vector at every event in it, in the place of a pass an event. For losses of positives, on a tower whose
+    features hold one history, read as its mean, by `last` or by `transformer`."""
+    batch_size: int = Field(default_factory=_default_batch_size, ge=1)
+    """Rows of a step, 4096 unless given; with `sequences` stretches of a history, 128 unless given."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)
