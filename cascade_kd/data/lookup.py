@@ -175,8 +175,8 @@ class Lookup:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the users' whole histories hold: ``item_M1, start_B, end_B``.
 
-        A user's events strictly before ``time_B``, oldest first, have the items ``item_M1[start + 1 : end + 1]``; of one
-        user, start is the same at all times. ``item_M1[0]`` is 0, for padded places to point at.
+        A user's events strictly before ``time_B``, oldest first, have the items ``item_M1[start + 1 : end + 1]``; start
+        is the same at all times. ``item_M1[0]`` is 0, for padded places to point at.
         """
         log = log_of(self.split, part)
         index = self._index(("user",), log, history.events)

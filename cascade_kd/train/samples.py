@@ -31,8 +31,8 @@ class Batch:
     ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
     is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source,
     ``log_q_R`` the log of the probability with which its source draws its item, 0 for an impression. ``logged`` are
-    columns [B] of the impressions that a stream brings along, so that they need no look-up; ``stretches``, where there are
-    some, hold the histories of the requests.
+    columns [B] of the impressions that a stream brings along, so that they need no look-up; ``stretches`` hold the
+    requests' histories where the batch was made along them.
     """
 
     requests: Requests

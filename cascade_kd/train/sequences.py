@@ -15,7 +15,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from cascade_kd.data import Dataset
 from cascade_kd.models import Stretches
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train.samples import Batch, Sampler

@@ -11,6 +11,7 @@ Loss = Literal["bce", "sampled-softmax", "full-softmax", "bpr", "ccl"]
 Source = Literal["impressions", "in-batch", "uniform", "popularity", "upstream", "hard"]
 
 BY_VECTORS: tuple[Loss, ...] = ("sampled-softmax", "full-softmax", "ccl")  # losses of user and item vectors
+ON_POSITIVES: tuple[Loss, ...] = (*BY_VECTORS, "bpr")  # losses of the events whose label is true
 SHARED = ("uniform", "popularity")  # sources that can draw for a whole batch
 NOT_DRAWN = ("impressions", "in-batch")  # sources whose rows are there already
 POOL_PER_NEGATIVE = 20
