@@ -58,7 +58,6 @@ class SequenceSampler:
         num_users = int(self._user_M[-1]) + 1
         zero_U = torch.zeros(num_users, dtype=torch.int64, device=sampler.device)
         self._last_U = zero_U.scatter_reduce(0, self._user_M, self._place_M, "amax")
-        # Row of place 0 need no entry.
         first_U = zero_U.scatter_reduce(0, self._user_M, self._place_M.clamp(min=1), "amin", include_self=False)
         span_U = self._last_U - first_U + 1
         self._stretches_U = (-(-span_U // history.length)).clamp(min=1)
