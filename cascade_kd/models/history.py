@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascade_kd.models.dropout import Dropout
 from cascade_kd.models.interaction import linear
 from cascade_kd.models.settings import HistoryConfig
 
@@ -97,7 +98,7 @@ class Transformer(nn.Module):
         self.position_LD = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(dropout)
 
     def forward(self, item_BLD: Tensor, valid_BL: Tensor) -> Tensor:
         """[B, D]."""
@@ -133,7 +134,7 @@ class Block(nn.Module):
         self.project = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
         self.inner, self.outer = linear(dim, dim), linear(dim, dim)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BLD: Tensor, attend_B1LL: Tensor | None = None) -> Tensor:
         """[B, L, D]; True in ``attend_B1LL`` where a place (row) may read another (column). None: those up to it."""

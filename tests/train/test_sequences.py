@@ -145,6 +145,21 @@ def test_an_uncut_history_gives_the_same_loss_and_gradient(dataset: Dataset, los
             assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-7)
 
 
+def test_mixed_precision_stays_near(dataset: Dataset) -> None:
+    task = make_task(dataset, encoder=ENCODERS["transformer"])
+    task.model.float()  # type: ignore[attr-defined]
+    sampler, batches = sampled(task)
+    value_of, batch = make_loss(task, sampler), batches.batch(0)
+    exact = value_of(batch, 0, 9)["label"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = value_of(batch, 0, 9)["label"]
+    assert rough.dtype == torch.float32
+    assert rough != exact
+    assert_close(rough, exact, rtol=0.02, atol=0)  # bfloat16 has 8 bits of mantissa
+    rough.backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in task.model.parameters())
+
+
 # -- the batches
 
 
