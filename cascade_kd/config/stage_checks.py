@@ -15,7 +15,8 @@ from cascade_kd.config.tables import SIDES
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
-from cascade_kd.train.settings import BY_VECTORS, DRAW, TrainConfig, other_monitor
+from cascade_kd.models.settings import HistoryConfig
+from cascade_kd.train.settings import BY_VECTORS, DRAW, ON_POSITIVES, TrainConfig, other_monitor
 from cascade_kd.types import ITEM_ID, LEVELS, USER_ID, Level, Side
 
 
@@ -93,6 +94,8 @@ def check_training(draft: StageDraft, definition: DatasetDefinition | None) -> I
     if definition is not None:
         yield from _check_one_class(draft, train, definition)
     yield from _check_auxiliary(draft, train, definition)
+    if train.sequences:
+        yield from _check_sequences(draft, train, definition)
     tower = kind is None or kind.is_tower
     if train.loss in BY_VECTORS and not tower:
         message = f"loss '{train.loss}' needs user and item vectors, which type '{draft.keys.type}' lacks"
@@ -119,6 +122,46 @@ def _check_auxiliary(draft: StageDraft, train: TrainConfig, definition: DatasetD
             yield draft.problem(at, message)
         if train.loss != "bce":
             yield draft.problem(at, f"auxiliary labels are learnt row by row, and loss is '{train.loss}'; want 'bce'")
+
+
+def _check_sequences(draft: StageDraft, train: TrainConfig, definition: DatasetDefinition | None) -> Iterator[Problem]:
+    """Training along histories: positives, a model that reads a history in one pass, and one history to read."""
+    keys, kind = draft.keys, draft.kind
+    at: KeyPath = ("train", "sequences")
+    if train.loss == "bce":
+        message = "sequences trains on the events whose label is true, and loss is 'bce'"
+        yield draft.problem(at, f"{message}; want {listing(ON_POSITIVES)}, or leave sequences out")
+    for number, source in enumerate(train.samples):
+        if source.source == "hard":
+            message = "'hard' negatives are chosen by a pass over the history of every event, which sequences saves"
+            yield draft.problem(("train", "samples", number, "from"), f"{message}; want 'uniform' or 'popularity'")
+    if kind is not None and not kind.has_sequences:
+        message = f"sequences needs a model that reads a history in one pass, which type '{keys.type}' does not"
+        yield draft.problem(at, f"{message}; want type 'two-tower', or leave sequences out")
+        return
+    history = getattr(draft.model, "history", None)
+    if isinstance(history, HistoryConfig) and not history.causal:
+        message = f"kind '{history.kind}' does not encode all beginnings of a history in one pass, as sequences needs"
+        yield draft.problem(("model", "history", "kind"), f"{message}; want 'last' or 'transformer'")
+    if definition is None:
+        return
+    if definition.storage.layout == "stream":
+        message = f"data set '{definition.name}' of layout 'stream' is read event by event"
+        yield draft.problem(at, f"{message}; leave sequences out")
+    histories = [f.name for f in definition.feature if f.kind == "history"]
+    seen = [
+        f.name
+        for f in definition.feature
+        if f.kind == "history"
+        and (keys.features == "all" or f.name in keys.features)
+        and (keys.level is None or _depth(f.available) <= _depth(keys.level))
+    ]
+    if len(seen) != 1:
+        message = (
+            f"sequences trains along the one history of a stage's features, and they hold {listing(seen) or 'none'}"
+        )
+        there = f"list one of {', '.join(histories)}" if histories else "the data set has none"
+        yield draft.problem(("features",), f"{message}; {there}, or leave sequences out")
 
 
 def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:

@@ -50,6 +50,7 @@ class StageType:
     signals: tuple[str, ...] = SIGNALS_OF_MODEL  # that it can teach with
     is_model: bool = True  # a torch module, which the library trains and makes a stage of; else a stage itself
     is_tower: bool = False  # has user and item vectors, so that an index can serve it
+    has_sequences: bool = False  # gives a user's vector at every event of a history in one pass
 
 
 TYPES: Mapping[str, StageType] = {
@@ -59,6 +60,7 @@ TYPES: Mapping[str, StageType] = {
         TwoTowerConfig.levels,
         TwoTowerConfig.sides,
         is_tower=True,
+        has_sequences=True,
     ),
     "dcnv2": StageType("cascade_kd.models.dcnv2:DCNv2", DCNv2Config, DCNv2Config.levels, DCNv2Config.sides),
     "din": StageType("cascade_kd.models.din:DIN", DINConfig, DINConfig.levels, DINConfig.sides),
@@ -98,6 +100,7 @@ def describe_class(home: str, kind: type[Any]) -> StageType:
         tuple(sorted(signals)) if isinstance(signals, tuple | list | set | frozenset) else default,
         is_model=is_model,
         is_tower=hasattr(kind, "user_vectors") and hasattr(kind, "item_vectors"),
+        has_sequences=hasattr(kind, "vectors_along"),
     )
 
 

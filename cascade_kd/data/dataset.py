@@ -205,6 +205,15 @@ class Dataset:
             )
         return out
 
+    def history_entries(self, name: str, requests: Requests) -> tuple[Tensor, Tensor, Tensor]:
+        """A history before it is cut to its length: ``item_M1, start_B, end_B``.
+
+        The user of request b has the items ``item_M1[start + 1 : end + 1]`` before the request's moment, oldest first;
+        start is the same for all requests of a user. ``item_M1[0]`` is 0, for padding.
+        """
+        history = self._histories[name]
+        return self._lookup.history_entries(history, requests.user_B, requests.time_B, requests.part)
+
     def item_inputs(
         self,
         names: Sequence[str],

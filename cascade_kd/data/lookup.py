@@ -98,8 +98,7 @@ class Lookup:
 
         Most recent first (index 0), padded with 0 at the end; of one second, the later row of the log comes first.
         """
-        second_B = self._seconds(time_B)
-        return {history.name: self._history(history, user_B, second_B, part) for history in wanted}
+        return {history.name: self._history(history, user_B, time_B, part) for history in wanted}
 
     def statistics(
         self,
@@ -171,17 +170,28 @@ class Lookup:
             self._running[name] = running_sum(value_M) if term.of == "sum" else last_true(value_M > 0)
         return Total(term.of, term.window, self._running[name])
 
-    def _history(self, history: History, user_B: Tensor, second_B: Tensor, part: Part) -> Tensor:
+    def history_entries(
+        self, history: History, user_B: Tensor, time_B: Tensor, part: Part
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the users' whole histories hold: ``item_M1, start_B, end_B``.
+
+        A user's events strictly before ``time_B``, oldest first, have the items ``item_M1[start + 1 : end + 1]``; start
+        is the same at all times. ``item_M1[0]`` is 0, for padded places to point at.
+        """
         log = log_of(self.split, part)
         index = self._index(("user",), log, history.events)
         name = ("history", log, history.events or "")
-        if name not in self._running:  # the items of the entries behind a 0, which padded places point at
+        if name not in self._running:
             item_M = self.events.item_N[index.row_M]
             self._running[name] = torch.cat([item_M.new_zeros(1), item_M])
-        start_B, end_B = index.before(user_B, second_B)[None]
+        start_B, end_B = index.before(user_B, self._seconds(time_B))[None]
+        return self._running[name], start_B, end_B
+
+    def _history(self, history: History, user_B: Tensor, time_B: Tensor, part: Part) -> Tensor:
+        item_M1, start_B, end_B = self.history_entries(history, user_B, time_B, part)
         place_BL = end_B[:, None] - torch.arange(history.length, device=end_B.device)
         place_BL.masked_fill_(place_BL <= start_B[:, None], 0)
-        return self._running[name].index_select(0, place_BL.flatten()).view(place_BL.shape)  # take costs twice that
+        return item_M1.index_select(0, place_BL.flatten()).view(place_BL.shape)  # take costs twice that
 
     def _totals(
         self, keys: tuple[str, ...], codes: list[Tensor], second_R: Tensor, terms: Sequence[Term], log: str

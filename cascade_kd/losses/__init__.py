@@ -1,5 +1,7 @@
 """Losses (floor 2): tensors in, one unreduced value per row or list out; the caller reduces.
 
+``full_softmax`` alone returns a mean, which its quick gradient needs.
+
 The mask is the keyword ``where_..``. Logits (or hidden states) in, never probabilities, in float32 or float64. A
 teacher's tensor that carries a gradient is refused. To add a loss: its function here, its line in the table of
 ``tests/losses``.
@@ -19,6 +21,7 @@ from cascade_kd.losses.cascades import (
     rankflow_tutoring,
     stage_pairwise,
 )
+from cascade_kd.losses.catalogue import full_softmax
 from cascade_kd.losses.checks import teachers_learn
 from cascade_kd.losses.draws import (
     draw_chunks,
@@ -86,6 +89,7 @@ __all__ = [
     "draw_places",
     "estimated_rank",
     "first_places",
+    "full_softmax",
     "fused_score",
     "gap_weight",
     "hint",

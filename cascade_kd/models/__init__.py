@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cascade_kd.models.din import DIN
     from cascade_kd.models.fields import FieldEmbedding
     from cascade_kd.models.final_mlp import FinalMLP
-    from cascade_kd.models.interface import Model, TowerModel
+    from cascade_kd.models.interface import Model, SequenceModel, Stretches, TowerModel
     from cascade_kd.models.mlp import MLP
     from cascade_kd.models.multi_task import MultiTask
     from cascade_kd.models.ranker import Ranker
@@ -35,6 +35,8 @@ else:
             "Model": "interface",
             "MultiTask": "multi_task",
             "Ranker": "ranker",
+            "SequenceModel": "interface",
+            "Stretches": "interface",
             "Table": "table",
             "TowerModel": "interface",
             "TwoTower": "two_tower",
@@ -50,6 +52,8 @@ __all__ = [
     "Model",
     "MultiTask",
     "Ranker",
+    "SequenceModel",
+    "Stretches",
     "Table",
     "TowerModel",
     "TwoTower",

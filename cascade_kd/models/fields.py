@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +90,9 @@ class FieldEmbedding(nn.Module):
         places = [self.user.places(user), self.item.places(inputs.item)]
         return self.table(torch.cat(places, dim=1))  # type: ignore[no-any-return]
 
-    def user_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """[B, F, D] of the user and context features."""
-        return self.user(columns, self.table)  # type: ignore[no-any-return]
+    def user_fields(self, columns: Mapping[str, Tensor], pooled: Mapping[str, Tensor] | None = None) -> Tensor:
+        """[B, F, D] of the user and context features; ``pooled`` means [B, D] stand for columns of that name."""
+        return self.user(columns, self.table, pooled or {})  # type: ignore[no-any-return]
 
     def item_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[R, F, D] of the item and pair features."""
@@ -141,12 +142,17 @@ class Side(nn.Module):
             return self.code_offset_F.new_zeros(0)  # of which torch.cat takes no notice
         return torch.stack([columns[f.name] for f in self.codes], dim=1) + self.code_offset_F
 
-    def forward(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
-        """[N, F, D], fields in the order of ``names``."""
+    def forward(
+        self, columns: Mapping[str, Tensor], table: Table, pooled: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> Tensor:
+        """[N, F, D], fields in the order of ``names``; the means ``pooled`` [N, D] are known already."""
         groups: list[Tensor] = []
         if self.codes:
             groups.append(self._code_fields(columns, table))
         for feature, rows in zip(self.pooled, self.pooled_rows, strict=True):
+            if feature.name in pooled:
+                groups.append(pooled[feature.name].unsqueeze(1))
+                continue
             codes_NT = columns[feature.name]
             present_NT = (codes_NT > 0).to(table.weight.dtype)
             weight_NT = present_NT / present_NT.sum(1, keepdim=True).clamp(min=1)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 from torch import Tensor
 
 from cascade_kd.types import Inputs, Level, Output, Side
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of B users' histories, and P events of the same users, each with the place that it follows."""
+
+    history: str  # the feature
+    item_BL: Tensor  # codes, oldest first, padding 0 behind
+    place_P: Tensor  # b * L + l: of the stretch b, the event's history ends with item l; -1: it is empty
 
 
 @runtime_checkable
@@ -46,4 +56,13 @@ class TowerModel(Model, Protocol):
 
     def item_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[R, D] of the item columns."""
+        ...
+
+
+@runtime_checkable
+class SequenceModel(TowerModel, Protocol):
+    """A tower model that gives a user's vector at every event of a stretch of its history in one causal pass."""
+
+    def vectors_along(self, columns: Mapping[str, Tensor], stretches: Stretches) -> Tensor:
+        """[P, D] of the events of ``stretches``; ``columns`` are their user and context columns but the history."""
         ...

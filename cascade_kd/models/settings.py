@@ -32,6 +32,11 @@ class HistoryConfig(BaseModel):
     heads: int = Field(default=1, ge=1, description="transformer: heads; divides the embedding size")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="transformer: after every layer")
 
+    @property
+    def causal(self) -> bool:
+        """Whether one pass over a history also encodes every shorter one that it begins with."""
+        return self.kind != "attention"
+
 
 class TwoTowerConfig(BaseModel):
     """``[model]`` of a stage of type "two-tower"."""

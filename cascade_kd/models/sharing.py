@@ -107,11 +107,16 @@ class SharedFields(nn.Module):
         self.item = _SharedSide(replaced.item, lender.item, lender, self.own.item, held, more)
         self._lender = (lender,)  # in a tuple: a part of another net, not of this one
         self._features = (*replaced.user.features, *replaced.item.features)
+        self._seen: tuple[Inputs, Tensor] | None = None
+        lender.register_forward_hook(self._remember)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """As of a :class:`FieldEmbedding`."""
-        user_RFD = self.user_fields(inputs.user).index_select(0, inputs.row_R)
-        return torch.cat([user_RFD, self.item_fields(inputs.item)], dim=1)
+        lent: tuple[Tensor | None, ...] = (None, None)
+        if self._seen is not None and self._seen[0] is inputs:
+            lent = self._seen[1].split([len(self.user.lent_names), len(self.item.lent_names)], dim=1)
+        user_RFD = self.user(inputs.user, self.own.table, lent[0], inputs.row_R)
+        return torch.cat([user_RFD, self.item(inputs.item, self.own.table, lent[1])], dim=1)
 
     def user_fields(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[B, F, D] of the user and context features."""
@@ -124,6 +129,9 @@ class SharedFields(nn.Module):
     def values(self, vocabulary: str, codes: Tensor) -> Tensor:
         """[..., D] embeddings of single values of a vocabulary, codes [...]."""
         return (self._lender[0] if vocabulary in self.borrowed else self.own).values(vocabulary, codes)
+
+    def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self._seen = (args[0], output) if output.requires_grad else None
 
     def settled(self) -> FieldEmbedding:
         """An embedding of its own with the weights that it has and borrows."""
@@ -148,7 +156,7 @@ class _SharedSide(nn.Module):
         more: Sequence[Feature],
     ) -> None:
         super().__init__()
-        self.names = replaced.names
+        self.names, self.lent_names = replaced.names, lent.names
         self._lent = (lent, lender)
         self._own = (own,)
         more = [f for f in more if f.name in replaced.names]
@@ -159,25 +167,38 @@ class _SharedSide(nn.Module):
         place = {name: at for at, name in enumerate(there)}
         self.order_F: Tensor
         self.register_buffer("order_F", torch.tensor([place[name] for name in self.names], dtype=torch.int64), False)
-        self._seen: tuple[Mapping[str, Tensor] | None, Tensor | None] = (None, None)
+        # What the lender embedded last: the same columns are not looked up again for the borrower.
+        self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
         lent.register_forward_hook(self._remember)
 
-    def forward(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
-        """[N, F, D], fields in the order of ``names``."""
+    def forward(
+        self,
+        columns: Mapping[str, Tensor],
+        table: Table,
+        lent_RFD: Tensor | None = None,
+        row_R: Tensor | None = None,
+    ) -> Tensor:
+        """[N, F, D], fields in the order of ``names``; repeated for the rows ``row_R`` where they are given.
+
+        ``lent_RFD`` are the lender's fields of the rows, where it has embedded them already.
+        """
         lent, lender = self._lent
         groups: list[Tensor] = []
-        if self.borrows:
-            seen, fields = self._seen
-            groups.append(fields if seen is columns and fields is not None else lent(columns, lender.table))
+        if self.borrows and lent_RFD is None:
+            seen = self._seen
+            groups.append(seen[1] if seen is not None and seen[0] is columns else lent(columns, lender.table))
         if self.more.names:
             groups.append(self.more(columns, lender.table))
         if self._own[0].names:
             groups.append(self._own[0](columns, table))
+        if row_R is not None:
+            groups = [group.index_select(0, row_R) for group in groups]
+        if self.borrows and lent_RFD is not None:
+            groups.insert(0, lent_RFD)
         return torch.cat(groups, dim=1).index_select(1, self.order_F)
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """What the lender embedded last: the same columns are not looked up again for the borrower."""
-        self._seen = (args[0], output) if output.requires_grad else (None, None)
+        self._seen = (args[0], output) if output.requires_grad else None
 
 
 def _copy(target: FieldEmbedding, source: FieldEmbedding, vocabularies: frozenset[str]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cascade_kd.errors import UserError
 from cascade_kd.models.fields import FieldEmbedding
-from cascade_kd.models.history import make_encoder
+from cascade_kd.models.history import make_encoder, means_along
+from cascade_kd.models.interface import Stretches
 from cascade_kd.models.mlp import MLP
 from cascade_kd.models.settings import TwoTowerConfig
 from cascade_kd.types import ITEM_ID, Feature, Inputs, Level, Output, Side
@@ -83,6 +84,20 @@ class TwoTower(nn.Module):
         """[B, D] such that ``user @ item`` is the logit without its bias (the temperature sits in the user's)."""
         return self._user(columns, ())[0] * self.scale
 
+    def vectors_along(self, columns: Mapping[str, Tensor], stretches: Stretches) -> Tensor:
+        """[P, D]: ``user_vectors`` of the P events, by one pass over every stretch.
+
+        An event's history is its stretch up to the event's place. ``columns`` [P, ...] lack that history alone.
+        """
+        codes_BL = stretches.item_BL
+        item_BLD = self.fields.values(ITEM_ID, codes_BL)
+        mean_PD = _taken(means_along(item_BLD), stretches.place_P)
+        fields_PFD = self.fields.user_fields(columns, {stretches.history: mean_PD})
+        for encoder in self.encoders:
+            encoded_BLD: Tensor = encoder.along(item_BLD, codes_BL > 0)  # type: ignore[operator]
+            fields_PFD = torch.cat([fields_PFD, _taken(encoded_BLD, stretches.place_P).unsqueeze(1)], dim=1)
+        return self._tower("user", fields_PFD, ())[0] * self.scale
+
     def item_vectors(self, columns: Mapping[str, Tensor]) -> Tensor:
         """[R, D], the vectors an index holds."""
         return self._tower("item", self.fields.item_fields(columns), ())[0]
@@ -108,3 +123,9 @@ class TwoTower(nn.Module):
         if f"{side}.vector" in hidden:
             states[f"{side}.vector"] = x_ND
         return x_ND, states
+
+
+def _taken(x_BLD: Tensor, place_P: Tensor) -> Tensor:
+    """[P, D] of the places, zeros for an empty history's."""
+    there_P1 = (place_P >= 0).unsqueeze(1)
+    return x_BLD.flatten(0, 1).index_select(0, place_P.clamp(min=0)) * there_P1

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_kd.data import Dataset
-from cascade_kd.losses import bpr, ccl, sampled_softmax
-from cascade_kd.models import TowerModel
+from cascade_kd.losses import bpr, ccl, full_softmax, sampled_softmax
+from cascade_kd.models import SequenceModel, TowerModel
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
 
@@ -71,7 +71,7 @@ def batch_columns(
     one that cannot draw every item (upstream, hard) adds weight to those it can.
     """
     size = len(batch.requests)
-    user_BD = model.user_vectors(dataset.user_inputs(names, batch.requests, part=batch.requests.part))
+    user_BD = user_vectors(model, dataset, names, batch)
     item_RD = item_vectors(model, dataset, names, batch, batch.item_R, batch.row_R, batch.event_R)
     if cosine:
         user_BD, item_RD = F.normalize(user_BD, dim=1), F.normalize(item_RD, dim=1)
@@ -106,16 +106,15 @@ def batch_columns(
     return Columns(torch.cat(scores, 1), target_B, torch.cat(wheres, 1), log_q_BN)
 
 
-def catalogue_columns(model: TowerModel, dataset: Dataset, names: Sequence[str], batch: Batch) -> Columns:
-    """Every positive against all I items of the catalogue: the full softmax. Memory: B x I scores and their gradient.
+def catalogue_loss(model: TowerModel, dataset: Dataset, names: Sequence[str], batch: Batch) -> Tensor:
+    """Mean over the positives of the softmax over all I items of the catalogue.
 
     An item whose features change with time is taken as of the moment of one of the batch's positives, spread evenly.
     """
-    user_BD = model.user_vectors(dataset.user_inputs(names, batch.requests, part=batch.requests.part))
+    user_BD = user_vectors(model, dataset, names, batch)
     item_I = dataset.item_codes()
     item_ID = item_vectors(model, dataset, names, batch, item_I, _moments(batch, len(item_I)))
-    score_BI = (user_BD @ item_ID.T).float()
-    return Columns(score_BI, batch.item_R - 1, torch.ones_like(score_BI, dtype=torch.bool), None)
+    return full_softmax(user_BD, item_ID, batch.item_R - 1)
 
 
 def row_columns(logits_R: Tensor, batch: Batch, num_drawn: int) -> Columns:
@@ -125,6 +124,16 @@ def row_columns(logits_R: Tensor, batch: Batch, num_drawn: int) -> Columns:
     score_BN = torch.cat([logits_R[:size].unsqueeze(1), score_BK], 1)
     target_B = torch.zeros(size, dtype=torch.int64, device=logits_R.device)
     return Columns(score_BN, target_B, F.pad(where_BK, (1, 0), value=True), F.pad(log_q_BK, (1, 0)))
+
+
+def user_vectors(model: TowerModel, dataset: Dataset, names: Sequence[str], batch: Batch) -> Tensor:
+    """[B, D] of the batch's requests: one by one, or along the stretches of history that hold them."""
+    if batch.stretches is None:
+        return model.user_vectors(dataset.user_inputs(names, batch.requests, part=batch.requests.part))
+    assert isinstance(model, SequenceModel), "config checks this"
+    others = [name for name in names if name != batch.stretches.history]
+    columns = dataset.user_inputs(others, batch.requests, part=batch.requests.part)
+    return model.vectors_along(columns, batch.stretches)
 
 
 def item_vectors(

@@ -27,10 +27,9 @@ from cascade_kd.train.checks import check_rows
 from cascade_kd.train.monitor import make_monitor
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
-from cascade_kd.train.samples import Batch, Sampler
+from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
-from cascade_kd.train.stream import StreamSampler
-from cascade_kd.train.task import LossParts, Task, make_loss, make_sampler
+from cascade_kd.train.task import Batches, LossParts, Task, make_batches, make_loss, make_sampler
 
 BESIDE = "beside.safetensors"  # what was trained with the best model and is not served
 _BESIDE = "beside."
@@ -75,23 +74,24 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
         restore_optimizer(model, optimizer, task.optimizer)
     state = _resume(folder / "last.safetensors", model, optimizers)
     sampler = make_sampler(task)
+    batches = make_batches(task, sampler)
     monitor, more_is_better = _monitor(task)
     loss_parts = make_loss(task, sampler)
-    total_steps = train.epochs * sampler.steps_per_epoch
+    total_steps = train.epochs * batches.steps_per_epoch
     last_step = min(total_steps, train.max_steps or total_steps)
     model_seed = stream(task.seed, "model")
 
-    with progress.stage(task.stage, train.epochs, sampler.steps_per_epoch, train.monitor, about) as bar:
+    with progress.stage(task.stage, train.epochs, batches.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
             scale_rates(optimizers, train.plateau_factor**state.plateaus)
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
                 with scoped_seed(), flushed_denormals():
                     ended = train_epoch(
-                        task, model, optimizers, sampler, loss_parts, state, last_step, model_seed, bar, interrupt
+                        task, model, optimizers, batches, loss_parts, state, last_step, model_seed, bar, interrupt
                     )
                 if ended:
-                    _close_epoch(state, sampler.steps_per_epoch, monitor(), more_is_better, train, last_step)
+                    _close_epoch(state, batches.steps_per_epoch, monitor(), more_is_better, train, last_step)
                     if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
                         state.best, state.bad_epochs, state.plateaus = None, 0, 0
                     if state.bad_epochs == 0:
@@ -174,7 +174,7 @@ def train_epoch(
     task: Task,
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    sampler: Sampler | StreamSampler,
+    batches: Batches,
     loss_parts: Callable[[Batch, int, int], LossParts],
     state: State,
     last_step: int,
@@ -183,14 +183,14 @@ def train_epoch(
     interrupt: DeferredInterrupt,
 ) -> bool:
     """Steps up to the end of the epoch, ``last_step`` or an interrupt; whether an interrupt left none of them out."""
-    steps = sampler.steps_per_epoch
+    steps = batches.steps_per_epoch
     end = min((state.step // steps + 1) * steps, last_step)
     total_steps = task.train.epochs * steps
     low = task.train.precision == "bfloat16"
     model.train()
     while state.step < end and interrupt.signum is None:
         seed_global(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
-        batch = sampler.batch(state.step)
+        batch = batches.batch(state.step)
         with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):
             loss = sum_of(list(loss_parts(batch, state.step, total_steps).values()))
         for optimizer in optimizers:
@@ -203,7 +203,7 @@ def train_epoch(
             raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
         state.loss_sum += value
         state.step += 1
-        bar.step(value, state.step, sampler.batch_size)
+        bar.step(value, state.step, batches.batch_size)
     return state.step == end
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cascade_kd.data import Dataset, PackedRequests
+from cascade_kd.models import Stretches
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train.negatives import Negatives, SharedNegatives, make_distribution, make_negatives
 from cascade_kd.train.settings import SampleSource
@@ -30,8 +31,9 @@ class Batch:
     ``sample_R`` and ``slot_R`` name a row within the stage's training rows for good: where a teacher's cached score
     is found. ``event_R`` is the event of an impression and -1 for a sampled row, ``weight_R`` the weight of its source,
     ``log_q_R`` the log of the probability with which its source draws its item, 0 for an impression. ``logged`` are
-    columns [B] of the impressions that a stream brings along, so that they need no look-up. The rows of a transfer set
-    come last, without a label: False in ``labelled_R`` (None: all have one).
+    columns [B] of the impressions that a stream brings along, so that they need no look-up; ``stretches`` hold the
+    requests' histories where the batch was made along them. The rows of a transfer set come last, without a label:
+    False in ``labelled_R`` (None: all have one).
     """
 
     requests: Requests
@@ -44,6 +46,7 @@ class Batch:
     weight_R: Tensor
     log_q_R: Tensor
     logged: Mapping[str, Tensor] = field(default_factory=dict)
+    stretches: Stretches | None = None
     labelled_R: Tensor | None = None
 
     @property

@@ -11,6 +11,7 @@ Loss = Literal["bce", "sampled-softmax", "full-softmax", "bpr", "ccl"]
 Source = Literal["impressions", "in-batch", "uniform", "popularity", "upstream", "hard"]
 
 BY_VECTORS: tuple[Loss, ...] = ("sampled-softmax", "full-softmax", "ccl")  # losses of user and item vectors
+ON_POSITIVES: tuple[Loss, ...] = (*BY_VECTORS, "bpr")  # losses of the events whose label is true
 SHARED = ("uniform", "popularity")  # sources that can draw for a whole batch
 NOT_DRAWN = ("impressions", "in-batch")  # sources whose rows are there already
 POOL_PER_NEGATIVE = 20
@@ -24,6 +25,10 @@ _MONITOR = re.compile(r"auc|logloss|recall@[1-9][0-9]*")
 
 def _default_monitor(data: dict[str, Any]) -> str:
     return "recall@50" if data.get("loss") in BY_VECTORS else "auc"
+
+
+def _default_batch_size(data: dict[str, Any]) -> int:
+    return 128 if data.get("sequences") else 4096
 
 
 def other_monitor(*, tower: bool) -> str:
@@ -149,8 +154,12 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products in training. `bfloat16` is mixed precision: weights, optimiser and losses stay in float32. It
     pays where the processor multiplies 16-bit numbers faster."""
-    batch_size: int = Field(default=4096, ge=1)
-    """Rows of a step."""
+    sequences: bool = False
+    """Train along histories: one causal pass over a stretch of a user's history, as long as the history feature, gives
+    the user's vector at every event in it, in the place of a pass an event. For losses of positives, on a tower whose
+    features hold one history, read as its mean, by `last` or by `transformer`."""
+    batch_size: int = Field(default_factory=_default_batch_size, ge=1)
+    """Rows of a step, 4096 unless given; with `sequences` stretches of a history, 128 unless given."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)

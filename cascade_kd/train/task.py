@@ -19,15 +19,17 @@ from cascade_kd.models.multi_task import HEAD
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
-from cascade_kd.train.contrast import batch_columns, catalogue_columns, contrast_loss, log_popularity, row_columns
+from cascade_kd.train.contrast import batch_columns, catalogue_loss, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
 from cascade_kd.train.objective import auxiliary_losses, pointwise_loss, row_inputs, row_labels
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
+from cascade_kd.train.sequences import SequenceSampler
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.stream import StreamSampler
 from cascade_kd.train.terms import Balance, LiveTeacher, Moment, Term
 from cascade_kd.types import Candidates, Feature, Inputs, Output
 
+Batches = Sampler | StreamSampler | SequenceSampler
 LossParts = dict[str, Tensor]
 OnBatch = Callable[[Batch, int, int], LossParts]
 LABEL = "label"  # the part of the loss that the label gives
@@ -111,6 +113,15 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
         lists=task.lists,
         pairs=task.pairs,
     )
+
+
+def make_batches(task: Task, sampler: Sampler | StreamSampler) -> Batches:
+    """What a step trains on: the sampler's batches, or its rows along users' histories."""
+    if not task.train.sequences:
+        return sampler
+    assert isinstance(sampler, Sampler), "config lets no stream train along histories"
+    (history,) = (feature for feature in task.features if feature.kind == "history")
+    return SequenceSampler(sampler, history, batch_size=task.train.batch_size, seed=task.seed)
 
 
 def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
@@ -227,7 +238,7 @@ def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, 
 
         return by_rows
     if train.loss == "full-softmax":
-        return lambda batch, step: {LABEL: contrast_loss(catalogue_columns(model, dataset, names, batch), train)}
+        return lambda batch, step: {LABEL: catalogue_loss(model, dataset, names, batch)}
     in_batch = any(source.source == "in-batch" for source in train.samples)
     log_q_I1 = log_popularity(sampler.item_counts()) if in_batch else None
     shared = shared_negatives(dataset, train.samples, task.seed)

@@ -116,3 +116,26 @@ def test_a_tower_reads_its_encoder(kind: str) -> None:
 def test_heads_must_divide_the_embedding() -> None:
     with pytest.raises(ValidationError, match="heads = 3 does not divide embedding_size = 4"):
         TwoTower.Config(embedding_size=4, history={"kind": "transformer", "heads": 3})
+
+
+@pytest.mark.parametrize("kind", [kind for kind, config in CONFIGS.items() if config.causal])
+@pytest.mark.parametrize("length", [1, 4, L])
+def test_along_a_history_is_every_history_that_ends_in_it(kind: str, length: int) -> None:
+    """Without positions; at the last place with them too."""
+    torch.manual_seed(0)
+    encoder = make_encoder(CONFIGS[kind], D, L).double()
+    items, valid = (x.double() if x.is_floating_point() else x for x in history(length))
+    for zeroed in (False, True):
+        if zeroed and isinstance(encoder, Transformer):
+            nn.init.zeros_(encoder.position_LD)
+        along = encoder.along(items, valid)
+        for end in range(1, length + 1) if zeroed else (length,):
+            alone = encoder(items[:, :end].flip(1), valid[:, :end])
+            torch.testing.assert_close(along[:, end - 1], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_last_items_along_a_short_history() -> None:
+    items, valid = history(3)
+    along = LastItems(9).along(items, valid)
+    for end in (1, 2, 3):
+        torch.testing.assert_close(along[:, end - 1], items[:, :end].mean(1))
