@@ -27,7 +27,8 @@ from cascade_kd.losses import bce
 from cascade_kd.models import DCNv2
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train import ProgressLog, Task
-from cascade_kd.train.loop import State, train_epoch
+from cascade_kd.train.loop import train_epoch
+from cascade_kd.train.state import State
 from cascade_kd.train.task import make_loss, make_sampler
 from cascade_kd.types import Inputs
 

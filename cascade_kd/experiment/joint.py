@@ -38,7 +38,7 @@ from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
 from cascade_kd.train import LiveTeacher, fit, is_finished, load_best, load_checkpoint
 from cascade_kd.train.grow import embedding_tables
-from cascade_kd.train.loop import BESIDE
+from cascade_kd.train.state import BESIDE_FILE
 
 
 def joint_name(teacher: str) -> str:
@@ -129,7 +129,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     restore(shop, key, folder, stage.name, seed, round_number)
     if is_finished(folder):
         curve = load_best(as_module(nets[stage.name]), folder)
-        beside.load_state_dict(dict(load_checkpoint(folder / BESIDE).model), strict=False)
+        beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
     else:
         about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
         about["embedding_tables"] = embedding_tables(as_module(nets[stage.name]))

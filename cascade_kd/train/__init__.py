@@ -12,9 +12,10 @@ from cascade_kd.lazy import lazy
 if TYPE_CHECKING:
     from cascade_kd.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from cascade_kd.train.lists import upstream_lists
-    from cascade_kd.train.loop import fit, is_finished, load_best
+    from cascade_kd.train.loop import fit
     from cascade_kd.train.progress import ProgressLog
     from cascade_kd.train.settings import SampleSource, TrainConfig
+    from cascade_kd.train.state import is_finished, load_best
     from cascade_kd.train.task import Student, Task, make_sampler
     from cascade_kd.train.teacher import teacher_logits
     from cascade_kd.train.terms import LiveTeacher, Term
@@ -31,8 +32,8 @@ else:
             "Term": "terms",
             "TrainConfig": "settings",
             "fit": "loop",
-            "is_finished": "loop",
-            "load_best": "loop",
+            "is_finished": "state",
+            "load_best": "state",
             "load_checkpoint": "checkpoint",
             "make_sampler": "task",
             "save_checkpoint": "checkpoint",

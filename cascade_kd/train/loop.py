@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,37 +14,15 @@ from torch import Tensor, nn
 from cascade_kd.interrupt import DeferredInterrupt, Interrupted
 from cascade_kd.models import TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
-from cascade_kd.train.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimizer_state,
-    restore_optimizer,
-    save_checkpoint,
-)
+from cascade_kd.train.checkpoint import load_checkpoint, restore_optimizer
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.monitor import make_monitor
+from cascade_kd.train.norms import gradient_norms
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.samples import Batch
-from cascade_kd.train.settings import TrainConfig
+from cascade_kd.train.state import BESIDE, BESIDE_FILE, State, close_epoch, load_best, resume, save, save_best
 from cascade_kd.train.task import Batches, LossParts, Task, make_batches, make_loss, make_sampler
-
-BESIDE = "beside.safetensors"  # what was trained with the best model and is not served
-_BESIDE = "beside."
-
-
-@dataclass
-class State:
-    """What changes while training, all of it in every checkpoint. ``loss_sum`` is over the epoch so far."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    best: float | None = None
-    best_epoch: int = 0
-    bad_epochs: int = 0  # in a row
-    plateaus: int = 0  # in all
-    finished: bool = False
-    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,8 +38,8 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
     with trained_beside(model, task.beside):
         _fit(task, model, folder, progress, about)
-    if task.beside is not None and (folder / BESIDE).exists():
-        task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE).model), strict=False)
+    if task.beside is not None and (folder / BESIDE_FILE).exists():
+        task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
     return load_best(model, folder)
 
 
@@ -72,7 +48,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
     optimizers = _optimizers(task, model)
     for optimizer in optimizers:
         restore_optimizer(model, optimizer, task.optimizer)
-    state = _resume(folder / "last.safetensors", model, optimizers)
+    state = resume(folder / "last.safetensors", model, optimizers)
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
     monitor, more_is_better = _monitor(task)
@@ -91,14 +67,14 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                         task, model, optimizers, batches, loss_parts, state, last_step, model_seed, bar, interrupt
                     )
                 if ended:
-                    _close_epoch(state, batches.steps_per_epoch, monitor(), more_is_better, train, last_step)
+                    close_epoch(state, batches.steps_per_epoch, monitor(), more_is_better, train, last_step)
                     if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
                         state.best, state.bad_epochs, state.plateaus = None, 0, 0
                     if state.bad_epochs == 0:
-                        _save_best(task, model, folder, state, about)
+                        save_best(task, model, folder, state, about)
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
-                _save(folder / "last.safetensors", model, optimizers, state, about)
+                save(folder / "last.safetensors", model, optimizers, state, about)
             if interrupt.signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
                 raise Interrupted(interrupt.signum, message)
@@ -121,7 +97,7 @@ def _optimizers(task: Task, model: nn.Module) -> list[torch.optim.Optimizer]:
     """By the task's ``[train]``, but for what only a joint teacher has, which is trained by the teacher's own."""
     joint = {teacher.model: teacher.train for teacher in task.teachers if teacher.train is not None}
     learners = [cast(nn.Module, student.model) for student in task.students]
-    ours = {id(p) for learner in learners for name, p in learner.named_parameters() if not name.startswith(_BESIDE)}
+    ours = {id(p) for learner in learners for name, p in learner.named_parameters() if not name.startswith(BESIDE)}
     theirs = {net: [p for p in cast(nn.Module, net).parameters() if id(p) not in ours] for net in joint}
     made = make_optimizers(model, task.train, leave=[p for parameters in theirs.values() for p in parameters])
     for net, train in joint.items():
@@ -157,19 +133,6 @@ def scale_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> N
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether ``folder`` holds a training that came to its end."""
-    last = folder / "last.json"
-    return last.exists() and bool(json.loads(last.read_text("utf-8"))["state"]["finished"])
-
-
-def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
-    """Give ``model`` the best weights of a finished training; returns its learning curve."""
-    model.load_state_dict(dict(load_checkpoint(folder / "best.safetensors").model))
-    curve: list[dict[str, Any]] = json.loads((folder / "last.json").read_text("utf-8"))["state"]["curve"]
-    return curve
-
-
 def train_epoch(
     task: Task,
     model: nn.Module,
@@ -192,7 +155,10 @@ def train_epoch(
         seed_global(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
         batch = batches.batch(state.step)
         with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):
-            loss = sum_of(list(loss_parts(batch, state.step, total_steps).values()))
+            parts = loss_parts(batch, state.step, total_steps)
+            loss = sum_of(list(parts.values()))
+        if task.train.gradient_norms and state.step == end - 1:
+            state.norms = gradient_norms(parts, model)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -202,6 +168,9 @@ def train_epoch(
         if not math.isfinite(value):
             raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
         state.loss_sum += value
+        if len(parts) > 1:
+            for name, part in parts.items():
+                state.part_sums[name] = state.part_sums.get(name, 0.0) + part.item()
         state.step += 1
         bar.step(value, state.step, batches.batch_size)
     return state.step == end
@@ -213,63 +182,3 @@ def sum_of(parts: Sequence[Tensor]) -> Tensor:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def _close_epoch(
-    state: State, steps_per_epoch: int, value: float, more_is_better: bool, train: TrainConfig, last_step: int
-) -> None:
-    epoch = -(-state.step // steps_per_epoch)
-    steps = state.step - (epoch - 1) * steps_per_epoch
-    better = state.best is None or (value > state.best if more_is_better else value < state.best)
-    if better:
-        state.best, state.best_epoch, state.bad_epochs = value, epoch, 0
-    else:
-        state.bad_epochs += 1
-        state.plateaus += 1
-    state.finished = state.step >= last_step or (train.patience > 0 and state.bad_epochs >= train.patience)
-    point = {"epoch": epoch, "step": state.step, "loss": state.loss_sum / steps, "metric": train.monitor}
-    state.curve.append(point | {"value": value if math.isfinite(value) else None})
-    state.loss_sum = 0.0
-
-
-def _save_best(task: Task, model: nn.Module, folder: Path, state: State, about: dict[str, Any]) -> None:
-    """The model alone, which will be served; beside it a joint teacher and the other students, where there are any."""
-    weights = _state_dict(model)
-    served = {name: tensor for name, tensor in weights.items() if not name.startswith(_BESIDE)}
-    story = about | {"state": vars(state)}
-    if len(served) < len(weights) and (task.others or any(teacher.train is not None for teacher in task.teachers)):
-        beside = {name.removeprefix(_BESIDE): x for name, x in weights.items() if name.startswith(_BESIDE)}
-        save_checkpoint(folder / BESIDE, Checkpoint(beside, story))
-    save_checkpoint(folder / "best.safetensors", Checkpoint(served, story))
-
-
-def _state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights by name, a shared one once, under its first name."""
-    held: set[int] = set()
-    weights: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in held:
-            held.add(id(tensor))
-            weights[name] = tensor
-    return weights
-
-
-def _save(
-    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, about: dict[str, Any]
-) -> None:
-    saved: dict[str, dict[str, Tensor]] = {}
-    for optimizer in optimizers:
-        saved |= optimizer_state(model, optimizer)
-    save_checkpoint(path, Checkpoint(_state_dict(model), about | {"state": vars(state)}, saved))
-
-
-def _resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
-    if not path.exists():
-        return State()
-    checkpoint = load_checkpoint(path)
-    missing = model.load_state_dict(dict(checkpoint.model), strict=False).missing_keys
-    held = _state_dict(model)
-    assert not [name for name in missing if name in held], "a checkpoint leaves out second names of shared weights only"
-    for optimizer in optimizers:
-        restore_optimizer(model, optimizer, checkpoint.optimizer)
-    return State(**checkpoint.meta["state"])

@@ -170,6 +170,8 @@ class TrainConfig(BaseModel):
     """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimiser steps, for a quick trial."""
+    gradient_norms: bool = False
+    """Log at the end of every epoch how strongly each term of the loss pulls at the weights: a backward pass a term."""
 
     @property
     def lacks_negatives(self) -> bool:

@@ -140,17 +140,17 @@ def test_an_edited_plug_in_is_trained_again(tiny: Tiny, tmp_path: Path, monkeypa
 
 KILLER = """
 import os, signal
-import cascade_kd.train.loop as loop
+import cascade_kd.train.state as state
 from cascade_kd.cli import main
 
-save, count = loop.save_checkpoint, 0
+save, count = state.save_checkpoint, 0
 def counted(path, checkpoint):
     global count
     save(path, checkpoint)
     count += 1
     if count == int(os.environ["KILL_AFTER"]):
         os.kill(os.getpid(), signal.SIGKILL)
-loop.save_checkpoint = counted
+state.save_checkpoint = counted
 main()
 """
 

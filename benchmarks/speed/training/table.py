@@ -1,4 +1,4 @@
-"""A click log of ten categorical columns, generated: 2 million rows, ids by Zipf's law, clicks by a factorization machine.
+"""A click log of ten categorical columns, generated: 2 million rows, Zipf ids, clicks by a factorization machine.
 
     python benchmarks/speed/training/table.py FOLDER [--rows 2000000] [--seed 7]
 

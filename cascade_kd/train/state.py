@@ -1,0 +1,126 @@
+"""What a training keeps: its story so far, and its files (floor 6)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cascade_kd.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimizer_state,
+    restore_optimizer,
+    save_checkpoint,
+)
+from cascade_kd.train.settings import TrainConfig
+from cascade_kd.train.task import Task
+
+BESIDE_FILE = "beside.safetensors"  # what was trained with the best model and is not served
+BESIDE = "beside."  # before the names of its tensors while it is trained
+
+
+@dataclass
+class State:
+    """What changes while training, all of it in every checkpoint.
+
+    ``loss_sum`` and, where the loss has several parts, ``part_sums`` are over the epoch so far; ``norms`` are those of
+    the parts' gradients in the last step of the epoch, if asked for.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    part_sums: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_epoch: int = 0
+    bad_epochs: int = 0  # in a row
+    plateaus: int = 0  # in all
+    finished: bool = False
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether ``folder`` holds a training that came to its end."""
+    last = folder / "last.json"
+    return last.exists() and bool(json.loads(last.read_text("utf-8"))["state"]["finished"])
+
+
+def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
+    """Give ``model`` the best weights of a finished training; returns its learning curve."""
+    model.load_state_dict(dict(load_checkpoint(folder / "best.safetensors").model))
+    curve: list[dict[str, Any]] = json.loads((folder / "last.json").read_text("utf-8"))["state"]["curve"]
+    return curve
+
+
+def close_epoch(
+    state: State, steps_per_epoch: int, value: float, more_is_better: bool, train: TrainConfig, last_step: int
+) -> None:
+    """Note the epoch's monitor and losses, and whether the training is over."""
+    epoch = -(-state.step // steps_per_epoch)
+    steps = state.step - (epoch - 1) * steps_per_epoch
+    better = state.best is None or (value > state.best if more_is_better else value < state.best)
+    if better:
+        state.best, state.best_epoch, state.bad_epochs = value, epoch, 0
+    else:
+        state.bad_epochs += 1
+        state.plateaus += 1
+    state.finished = state.step >= last_step or (train.patience > 0 and state.bad_epochs >= train.patience)
+    point = {"epoch": epoch, "step": state.step, "loss": state.loss_sum / steps, "metric": train.monitor}
+    if state.part_sums:
+        point["losses"] = {name: total / steps for name, total in state.part_sums.items()}
+    if state.norms:
+        point["gradient_norms"] = state.norms
+    state.curve.append(point | {"value": value if math.isfinite(value) else None})
+    state.loss_sum, state.part_sums, state.norms = 0.0, {}, {}
+
+
+def save_best(task: Task, model: nn.Module, folder: Path, state: State, about: dict[str, Any]) -> None:
+    """The model alone, which will be served; beside it a joint teacher and the other students, where there are any."""
+    weights = state_dict(model)
+    served = {name: tensor for name, tensor in weights.items() if not name.startswith(BESIDE)}
+    story = about | {"state": vars(state)}
+    if len(served) < len(weights) and (task.others or any(teacher.train is not None for teacher in task.teachers)):
+        beside = {name.removeprefix(BESIDE): x for name, x in weights.items() if name.startswith(BESIDE)}
+        save_checkpoint(folder / BESIDE_FILE, Checkpoint(beside, story))
+    save_checkpoint(folder / "best.safetensors", Checkpoint(served, story))
+
+
+def state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The weights by name, a shared one once, under its first name."""
+    held: set[int] = set()
+    weights: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in held:
+            held.add(id(tensor))
+            weights[name] = tensor
+    return weights
+
+
+def save(
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, about: dict[str, Any]
+) -> None:
+    """All that a resume needs."""
+    saved: dict[str, dict[str, Tensor]] = {}
+    for optimizer in optimizers:
+        saved |= optimizer_state(model, optimizer)
+    save_checkpoint(path, Checkpoint(state_dict(model), about | {"state": vars(state)}, saved))
+
+
+def resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
+    """Where a saved training stands, its weights and optimisers restored; a new one if there is none."""
+    if not path.exists():
+        return State()
+    checkpoint = load_checkpoint(path)
+    missing = model.load_state_dict(dict(checkpoint.model), strict=False).missing_keys
+    held = state_dict(model)
+    assert not [name for name in missing if name in held], "a checkpoint leaves out second names of shared weights only"
+    for optimizer in optimizers:
+        restore_optimizer(model, optimizer, checkpoint.optimizer)
+    return State(**checkpoint.meta["state"])
