@@ -1,4 +1,4 @@
-"""Writes the key tables of docs/data.md and docs/stages.md from what checks a TOML: python docs/make_reference.py."""
+"""Writes the key tables of docs/{data,stages,distill}.md from what checks a TOML: python docs/make_reference.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from cascade_kd.config.files import StageFile
+from cascade_kd.config.files import StageEntry, StageFile, TeacherEntry
 from cascade_kd.config.tables import TYPES
 from cascade_kd.data.definition import (
     DatasetDefinition,
@@ -22,9 +22,10 @@ from cascade_kd.data.definition import (
     TableSource,
 )
 from cascade_kd.data.features import KIND_KEYS
+from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, PairConfig, RelationDistillConfig
 from cascade_kd.models.settings import HistoryConfig
 from cascade_kd.retrieval.settings import IndexConfig
-from cascade_kd.train.settings import SampleSource, TrainConfig
+from cascade_kd.train.settings import SampleSource, TrainConfig, TransferConfig
 
 DOCS = Path(__file__).parent
 DATA: dict[str, type[BaseModel]] = {
@@ -45,12 +46,25 @@ STAGES: dict[str, type[BaseModel]] = {
     "samples": SampleSource,
     "[index]": IndexConfig,
 }
-PAGES = {DOCS / "data.md": DATA, DOCS / "stages.md": STAGES}
+DISTILL: dict[str, type[BaseModel]] = {
+    "[[distill]]": PairConfig,
+    'method = "logit"': LogitDistillConfig,
+    'method = "hidden"': HiddenDistillConfig,
+    'method = "relation"': RelationDistillConfig,
+    "[[teacher]]": TeacherEntry,
+    "[transfer]": TransferConfig,
+}
+PAGES = {DOCS / "data.md": DATA, DOCS / "stages.md": STAGES, DOCS / "distill.md": DISTILL}
 SECTIONS = {  # tables of a file, each with rows of its own
     DatasetDefinition: {
         *("roles", "labels", "feature", "filter", "split", "storage", "expect", "tables", "sources", "generator"),
     },
     StageFile: {"model", "train", "index"},
+    TeacherEntry: {*StageEntry.model_fields} - {"name", "level"},
+    **{
+        method: {*PairConfig.model_fields}
+        for method in (LogitDistillConfig, HiddenDistillConfig, RelationDistillConfig)
+    },
 }
 
 

@@ -14,7 +14,7 @@ LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 LOGIT_LOSSES: dict[str, LogitLoss] = {
     "kl": kl_binary,  # Hinton et al. 2015, two classes: T^2 KL of the tempered Bernoullis
-    "cross-entropy": cross_entropy_binary,  # Xu et al. 2020, PFD
+    "bce": cross_entropy_binary,  # Xu et al. 2020, PFD
     "mse": mse_logits,  # Zhou et al. 2018, Rocket's hint
     "mimic": partial(mimic, mean=0.0, sd=1.0),  # Ba & Caruana 2014
     "prob-mse": mse_probabilities,

@@ -89,8 +89,8 @@ class LogitDistillConfig(PairConfig):
 
     method: Literal["logit"]
     """The distiller."""
-    loss: Literal["kl", "cross-entropy", "mse", "mimic", "prob-mse"] = "kl"
-    """`kl`: Bernoulli KL at `temperature`, times its square (Hinton et al.); `cross-entropy`: the same plus the
+    loss: Literal["kl", "bce", "mse", "mimic", "prob-mse"] = "kl"
+    """`kl`: Bernoulli KL at `temperature`, times its square (Hinton et al.); `bce`: the same plus the
     teacher's entropy, as PFD writes it; `mse`: squared difference of logits (Rocket Launching); `mimic`: half of it
     after both are standardised by the teacher's mean and deviation (SNN-MIMIC); `prob-mse`: of probabilities."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
