@@ -30,7 +30,7 @@ def munge(
         nominal:     e_a <-> e'_a
         continuous:  sd = |e_a - e'_a| / variance;  e_a <- Normal(e'_a, sd),  e'_a <- Normal(old e_a, sd)
 
-    ``nominal`` columns are codes, int64 [M], or lists of codes [M, T], swapped whole; ``continuous`` ones float32 [M],
+    ``nominal`` columns are integer codes [M], or lists of codes [M, T], swapped whole; ``continuous`` ones float32 [M],
     of any scale, since the draws scale with them. ``variance`` is the paper's s: the larger, the tighter; infinite, a
     plain swap. The draws of a column follow from ``seed`` and its name alone.
 

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cascade_kd.retrieval.faiss_module import euclidean_lists, faiss_is_installed, search
-from cascade_kd.streams import generator_at, hashed, stream
+from cascade_kd.streams import generator_at, hashed, seed_at, stream
 
 EXACT_ROWS = 20_000  # distinct rows up to which every pair is looked at
 CODE_WIDTH = 32  # columns of more codes than this are encoded by random vectors of this width
@@ -30,10 +31,10 @@ def nearest_other(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor
 
         d(e, e')^2 = sum over continuous of (e_a - e'_a)^2, scaled to [0, 1]  +  sum over nominal of [e_a != e'_a]
 
-    ``nominal`` columns are codes [M] or lists of distinct codes [M, T] padded with 0; of lists A and B the second sum
-    takes 1 - |A n B| / sqrt(|A| |B|), from 0 for the same set to 1 for sets that share nothing, which inner products
-    can search as they cannot Jaccard's. An empty list is the set {0}. ``continuous`` columns are [M]; one that is
-    constant counts 0. Source: Bucila et al., KDD 2006: Euclidean and Hamming distance; how they add up is ours.
+    ``nominal`` columns are integer codes [M] or lists of distinct codes [M, T] padded with 0; of lists A and B the
+    second sum takes 1 - |A n B| / sqrt(|A| |B|), from 0 for the same set to 1 for sets that share nothing, which inner
+    products can search as they cannot Jaccard's. An empty list is the set {0}. ``continuous`` columns are [M]; one that
+    is constant counts 0. Source: Bucila et al., KDD 2006: Euclidean and Hamming distance; how they add up is ours.
 
     A row that has equals takes one of them, each the next in a ring in random order, so that none serves all. Of the
     distinct rows, the nearest 16 by encoding are ordered by the distance itself, ties at random, and a row of equals
@@ -42,8 +43,8 @@ def nearest_other(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor
     the search looks at, not in how it orders them. Up to 20,000 distinct rows all pairs are looked at; above, with
     faiss, 8 of 2 sqrt(U) lists; without faiss all pairs, at a cost that grows with U^2.
 
-    Memory: 8 D bytes a distinct row with faiss, half without; D is the sum of the columns' widths (at most 32 each, 1
-    for a continuous one): 800,000 rows of 5 numbers and 5 columns of many codes take 1.1 GB.
+    Memory: 8 D bytes a distinct row, D the sum of the columns' widths (at most 32 each, 1 for a continuous one):
+    800,000 rows of 5 numbers and 5 columns of many codes take 1.1 GB.
 
     Everything follows from ``seed``. Raises ``ValueError`` for fewer than 2 rows, or no columns.
     """
@@ -56,21 +57,20 @@ def nearest_other(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor
     nominal = {name: column.cpu() for name, column in nominal.items()}
     continuous = {name: unit_scaled(column.cpu()) for name, column in continuous.items()}
     group_M = equal_rows([*nominal.values(), *continuous.values()])
+    count_U = torch.bincount(group_M)
+    start_U = count_U.cumsum(0) - count_U
     shuffled_M = torch.randperm(size, generator=generator_at(stream(seed, "equal rows")))
     by_group_M = shuffled_M[group_M[shuffled_M].argsort(stable=True)]  # equal rows side by side, in random order
-    count_U = torch.bincount(group_M)
-    end_U = count_U.cumsum(0)
-    place_M = torch.arange(size) + 1
-    last_M = place_M == end_U[group_M[by_group_M]]
+    start_M, count_M = start_U[group_M[by_group_M]], count_U[group_M[by_group_M]]
     neighbour_M = torch.empty_like(by_group_M)
-    neighbour_M[by_group_M] = by_group_M[torch.where(last_M, (end_U - count_U)[group_M[by_group_M]], place_M % size)]
+    neighbour_M[by_group_M] = by_group_M[start_M + (torch.arange(size) - start_M + 1) % count_M]
     alone_Q = (count_U == 1).nonzero().squeeze(1)
     if len(alone_Q):
-        first_U = by_group_M[end_U - count_U]
+        first_U = by_group_M[start_U]
         distinct = ({n: x[first_U] for n, x in nominal.items()}, {n: x[first_U] for n, x in continuous.items()})
         found_Q = nearest_distinct(*distinct, alone_Q, seed=seed)
         draw_Q = hashed(stream(seed, "of equals"), alone_Q) % count_U[found_Q]
-        neighbour_M[first_U[alone_Q]] = by_group_M[(end_U - count_U)[found_Q] + draw_Q]
+        neighbour_M[first_U[alone_Q]] = by_group_M[start_U[found_Q] + draw_Q]
     return neighbour_M.to(device)
 
 
@@ -115,14 +115,14 @@ def encode(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor:
         table_VD = torch.eye(len(value_V))
         if len(value_V) > CODE_WIDTH:
             table_VD = torch.randn(len(value_V), CODE_WIDTH, generator=generator_at(stream(seed, "codes", name)))
-            table_VD = torch.nn.functional.normalize(table_VD, dim=1)
+            table_VD = F.normalize(table_VD, dim=1)
         if column.ndim == 1:
             part_MD = table_VD[code]
         else:
             part_MD = torch.zeros(len(column), table_VD.shape[1])
             for code_M, is_in_M in zip(code.T, is_in_set(column).T, strict=True):
                 part_MD += table_VD[code_M] * is_in_M.unsqueeze(1)
-            part_MD = torch.nn.functional.normalize(part_MD, dim=1)
+            part_MD = F.normalize(part_MD, dim=1)
         parts.append(part_MD.mul_(math.sqrt(0.5)))
     return torch.cat(parts, dim=1)
 
@@ -158,7 +158,7 @@ def _candidates(encoded_UD: Tensor, query_Q: Tensor, seed: int) -> Iterator[tupl
     index = None
     if size > EXACT_ROWS and faiss_is_installed():
         nlist = round(2 * math.sqrt(size))
-        index = euclidean_lists(encoded_UD, nlist=nlist, nprobe=PROBES, seed=generator_at(seed).initial_seed() % (1 << 31))
+        index = euclidean_lists(encoded_UD, nlist=nlist, nprobe=PROBES, seed=seed_at(seed, 0) % (1 << 31))
     half_U = encoded_UD.square().sum(1) / 2
     step = min(ROWS_PER_BLOCK, max(1, BLOCK_CELLS // size))
     for start in range(0, len(query_Q), step):
