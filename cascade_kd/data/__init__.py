@@ -16,6 +16,7 @@ from cascade_kd.lazy import lazy
 
 if TYPE_CHECKING:
     from cascade_kd.data.dataset import Dataset, Events, load
+    from cascade_kd.data.munging import munge
     from cascade_kd.data.requests import EvaluationRequests, PackedRequests, evaluation_requests
 else:
     __getattr__ = lazy(
@@ -27,6 +28,7 @@ else:
             "PackedRequests": "requests",
             "evaluation_requests": "requests",
             "load": "dataset",
+            "munge": "munging",
         },
     )
 
@@ -43,6 +45,7 @@ __all__ = [
     "evaluation_requests",
     "generate",
     "load",
+    "munge",
     "prepare",
     "render",
 ]

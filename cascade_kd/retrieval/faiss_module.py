@@ -97,6 +97,17 @@ def new_index(plan: Plan, dim: int, seed: int) -> Any:
     return index
 
 
+def euclidean_lists(vectors_ID: Tensor, *, nlist: int, nprobe: int, seed: int) -> Any:
+    """An index of ``nlist`` lists over CPU vectors, filled, that finds the nearest by squared Euclidean distance."""
+    faiss = load_faiss()
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(vectors_ID.shape[1]), vectors_ID.shape[1], nlist, faiss.METRIC_L2)
+    index.cp.seed, index.cp.max_points_per_centroid = seed, POINTS_PER_CODE
+    index.train_c(len(vectors_ID), floats(vectors_ID))
+    index.add_c(len(vectors_ID), floats(vectors_ID))
+    index.nprobe = nprobe
+    return index
+
+
 def set_clustering(index: Any, seed: int) -> None:
     """k-means of the lists: seeded, and on the sphere, as faiss's own factory has it for inner products."""
     index.cp.seed = seed
