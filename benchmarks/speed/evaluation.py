@@ -3,11 +3,12 @@
     python benchmarks/speed/evaluation.py --data FOLDER --recbole-python PATH [--rounds 3] [--threads N] \\
         [--users 512] [--out benchmarks/results/evaluation.jsonl]
 
-29,858 users, all 40,981 items, top 20, training items masked, all metrics of both, the same vectors of width 64 in both
-(a truncated SVD of the training pairs). ``FOLDER`` holds train.txt and test.txt. Every measurement is a process of its own
-in the contender's own environment (benchmarks/peers/README.md makes them), and the contenders alternate. A process
-evaluates once uncounted, then ``--passes`` times; its figure is users over the seconds of the best pass. Reading the data
-is not counted; of ours, building the index is. The ratio is the median over rounds. Recall and NDCG must agree.
+29,858 users, all 40,981 items, top 20, training items masked, all metrics of both, the same vectors of width 64 in
+both (a truncated SVD of the training pairs). ``FOLDER`` holds train.txt and test.txt. Every measurement is a process of
+its own in the contender's own environment (benchmarks/peers/README.md makes them), and the contenders alternate. A
+process evaluates once uncounted, then ``--passes`` times; its figure is users over the seconds of the best pass.
+Reading the data is not counted; of ours, building the index is. The ratio is the median over rounds. Recall and NDCG
+must agree.
 """
 
 from __future__ import annotations

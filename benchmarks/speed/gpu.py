@@ -9,12 +9,12 @@ Checks, each a line with what differed most and the tolerance:
 - metrics: the stage with the CPU's trained weights on both devices; every figure of ``evaluate`` agrees within
   ``METRIC_TOLERANCE`` (absolute; rounding may swap neighbours in a list).
 - index: every kind, built and searched on both; its recall@100 against exact search differs by at most
-  ``RECALL_TOLERANCE``, and exact kinds return the same scores within ``SCORE_TOLERANCE`` of |query| |item|. With a faiss
-  that sees the GPU, flat and IVF must lie on it and answer with tensors of the device; without, it says who serves.
+  ``RECALL_TOLERANCE``, and exact kinds return the same scores within ``SCORE_TOLERANCE`` of |query| |item|. With a
+  faiss that sees the GPU, flat and IVF must lie on it and answer with tensors of the device; else it says who serves.
 
-Times, after a warm-up, device synchronised, median of the turns: a training step of DeepFM and DCN-V2 at batches of 4,096
-and 65,536, in float32 and bfloat16, with sampling, look-ups and optimiser; full-ranking evaluation of Gowalla's size
-(29,858 users x 40,981 items, width 64, top 20, 30 items excluded a user); exact search of 1,000,000 x 64, top 100.
+Times, after a warm-up, device synchronised, median of the turns: a training step of DeepFM and DCN-V2 at batches of
+4,096 and 65,536, in float32 and bfloat16, with sampling, look-ups and optimiser; full-ranking evaluation of Gowalla's
+size (29,858 users x 40,981 items, width 64, top 20, 30 items excluded a user); exact search of 1,000,000 x 64, top 100.
 
 ``--device cpu`` compares the CPU with itself, to try the script. Exits with 1 if a check fails.
 """
