@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from cascade_kd.stages import Stage
 from cascade_kd.types import Candidates, Requests
 
@@ -84,6 +86,8 @@ class Cascade:
         for stage in self.stages:
             start = time.perf_counter()
             ordered = stage.order(requests, received)
+            if ordered.item_BK.is_cuda:
+                torch.cuda.synchronize(ordered.item_BK.device)  # until then it is only asked for
             steps.append(Step(stage.name, stage.keep, received, ordered, time.perf_counter() - start))
             received = steps[-1].kept
         return steps

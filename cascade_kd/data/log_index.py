@@ -95,8 +95,11 @@ def _total(index: LogIndex, start_Q: Tensor, end_Q: Tensor, second_Q: Tensor, to
 
 
 def running_sum(value_M: Tensor) -> Tensor:
-    """[M+1]: the sum of the first m entries, float64, so that differences of large sums of 0 and 1 are exact."""
-    return torch.cat([value_M.new_zeros(1), value_M]).cumsum(0, dtype=torch.float64)
+    """[M+1]: the sum of the first m entries, float64, so that differences of large sums of 0 and 1 are exact.
+
+    On the CPU: CUDA adds in another order at every call.
+    """
+    return torch.cat([value_M.new_zeros(1), value_M]).cpu().cumsum(0, dtype=torch.float64).to(value_M.device)
 
 
 def last_true(true_M: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ def column_of(dataset: Dataset, name: str, row_R: Tensor, *, part: Part) -> Tens
     """One feature of logged events, each as of its own moment: [R], [R, T] codes or [R, W] numbers."""
     requests = dataset.requests_of(row_R, part=part)
     item_R = dataset.events.item_N[row_R]
-    inputs = dataset.inputs([name], requests, item_R, torch.arange(len(row_R)), part=part, event_R=row_R)
+    inputs = dataset.inputs(
+        [name], requests, item_R, torch.arange(len(row_R), device=row_R.device), part=part, event_R=row_R
+    )
     return inputs.user[name] if name in inputs.user else inputs.item[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -79,6 +80,8 @@ def run(
     started = time.perf_counter()
     folder = Path(out) if out is not None else Path("runs") / config.name
     chosen = choose_device(device)
+    if config.deterministic and chosen.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
     check_folder(folder, toml, resume=resume)

@@ -66,11 +66,11 @@ def ndcg_at(hit_BK: Tensor, num_positives_B: Tensor, k: int) -> Metric:
     ``sum_{r <= k} hit_r / log2(1 + r)`` over the same sum of a perfect list of ``min(k, positives)`` hits, rank r
     from 1. n = users with a positive; the others are left out and counted in ``without_positives``.
     """
-    rank_K = torch.arange(1, k + 1, device=hit_BK.device, dtype=torch.float64)
-    discount_K = 1.0 / torch.log2(1.0 + rank_K)
+    discount_K = 1.0 / torch.log2(1.0 + torch.arange(1, k + 1, dtype=torch.float64))
+    ideal_K = discount_K.cumsum(0).to(hit_BK.device)  # summed on the CPU: CUDA has no order of its own
+    discount_K = discount_K.to(hit_BK.device)
     gain_B = hit_BK[:, :k].double() @ discount_K[: hit_BK.shape[1]]
-    ideal_B = discount_K.cumsum(0)[num_positives_B.clamp(1, k) - 1]
-    return _over_users(gain_B / ideal_B, num_positives_B)
+    return _over_users(gain_B / ideal_K[num_positives_B.clamp(1, k) - 1], num_positives_B)
 
 
 def overlap_at(item_a_BK: Tensor, valid_a_BK: Tensor, item_b_BJ: Tensor, valid_b_BJ: Tensor, k: int) -> Metric:

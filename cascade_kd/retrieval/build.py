@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cascade_kd.errors import UserError
@@ -48,6 +49,8 @@ def build_index(
     retriever, notes = make_retriever(config, len(vectors_ID), vectors_ID.shape[1], vectors_ID.device, seed=seed)
     started = time.perf_counter()
     retriever.build(vectors_ID)
+    if vectors_ID.is_cuda:
+        torch.cuda.synchronize(vectors_ID.device)
     facts: dict[str, Any] = {"build_seconds": time.perf_counter() - started}
     recall = f"recall@{k}"
     if not isinstance(retriever, FaissRetriever):

@@ -90,12 +90,17 @@ class Upstream:
 
 
 def by_popularity(counts_I1: Tensor, power: float) -> Popularity:
-    """Shares counts^power / their sum; code 0 and items without an event are never drawn."""
+    """Shares counts^power / their sum; code 0 and items without an event are never drawn.
+
+    Computed on the CPU: a total that differs in its last bit would draw another item.
+    """
+    device, counts_I1 = counts_I1.device, counts_I1.cpu()
     weight_I = torch.where(counts_I1 > 0, counts_I1.double() ** power, 0.0)[1:]
     cumulative_I = weight_I.cumsum(0)
     log_share_I = (weight_I / cumulative_I[-1]).log().float()
     # Divided, the total is 1 exactly from the last item that can be drawn on, and every draw is below it.
-    return Popularity(cumulative_I / cumulative_I[-1], torch.cat([log_share_I.new_tensor([-torch.inf]), log_share_I]))
+    log_share_I1 = torch.cat([log_share_I.new_tensor([-torch.inf]), log_share_I])
+    return Popularity((cumulative_I / cumulative_I[-1]).to(device), log_share_I1.to(device))
 
 
 @final
