@@ -83,6 +83,11 @@ class PairConfig(BaseModel):
         method = getattr(self, "method")  # noqa: B009 - every table of a method has one
         return f"{self.teacher}->{self.student}:{method}{' joint' if self.mode == 'joint' else ''}"
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the teacher's logits of all training rows are computed before the training."""
+        return isinstance(self, LogitDistillConfig) and self.mode == "offline"
+
 
 class LogitDistillConfig(PairConfig):
     """The student's logits are drawn to the teacher's, row by row."""

@@ -25,6 +25,7 @@ from cascade_kd.experiment.training import (
     as_stage,
     cached_logits,
     lists_key_of,
+    make_transfer,
     net_of,
     new_net,
     plain_task,
@@ -32,7 +33,6 @@ from cascade_kd.experiment.training import (
     setting,
     stage_content,
     transfer_content,
-    with_transfer,
 )
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
@@ -90,7 +90,8 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     share_all(nets, teacher, every)
 
     task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
-    task = with_transfer(shop, task, every)
+    transfer = make_transfer(shop, task, every, before)
+    task = replace(task, pairs=transfer.pairs, munged=transfer.inputs)
     running = {d.teacher: net_of(before[d.teacher].stage) for d in offline if d.method != "logit"}
     lessons = {
         s.name: make_lessons(
@@ -99,6 +100,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
             pairs[s.name],
             {teacher_name: teacher} | running,
             cached_logits(shop, task, pairs[s.name], before, lists_key),
+            transfer.logits(pairs[s.name], before),
             dataset,
             task.seed,
         )

@@ -63,13 +63,15 @@ def make_lessons(
     pairs: Sequence[DistillConfig],
     teachers: Mapping[str, Net],
     cached: Mapping[str, Tensor],
+    munged: Mapping[str, Tensor],
     dataset: Dataset,
     seed: int,
 ) -> Lessons:
     """The terms of ``pairs``, all of one student, in their order.
 
     ``teachers`` are those that run in the step, by name; ``cached`` the logits [M, S] of the others, by name of the
-    pair. Every pair draws its adapters from a generator of its own, so that no pair changes another's.
+    pair, ``munged`` those [M, k] of pseudo rows. Every pair draws its adapters from a generator of its own, so that no
+    pair changes another's.
     """
     terms: list[Term] = []
     adapters: dict[str, nn.Module] = {}
@@ -85,7 +87,7 @@ def make_lessons(
             if pair.mode == "joint":
                 terms.append(live_logit_term(pair, head))
             else:
-                terms.append(cached_logit_term(pair, cached[pair.name], head))
+                terms.append(cached_logit_term(pair, cached[pair.name], head, munged.get(pair.name)))
         elif isinstance(pair, HiddenDistillConfig):
             shapes = layer_shapes(teachers[pair.teacher], dataset), layer_shapes(student, dataset)
             projectors = [

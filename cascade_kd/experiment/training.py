@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cascade_kd.experiment.store import Store, content_key, source_digest
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.serve import prove_availability
-from cascade_kd.stages import LogitStage, RetrievalStage, ScoringStage, Stage
+from cascade_kd.stages import EnsembleStage, LogitStage, RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import scoped_seed, seed_at, stream
 from cascade_kd.train import (
     LiveTeacher,
@@ -34,7 +34,8 @@ from cascade_kd.train import (
     upstream_lists,
 )
 from cascade_kd.train.grow import VOCABULARY, Grown, embedding_tables, grow, newer_rows
-from cascade_kd.types import Candidates, Feature
+from cascade_kd.train.transfer import MungedRows, munged_rows, score
+from cascade_kd.types import Candidates, Feature, Inputs
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def _taught(
     lists_key: str,
 ) -> Task:
     """The same training with the terms of offline teachers."""
-    task = with_transfer(shop, task, pairs)
+    transfer = make_transfer(shop, task, pairs, teachers)
+    task = replace(task, pairs=transfer.pairs, munged=transfer.inputs)
     names = dict.fromkeys(pair.teacher for pair in pairs if live_layers(pairs, pair.teacher))
     live = [(name, net_of(teachers[name].stage)) for name in names]
     lessons = make_lessons(
@@ -193,6 +195,7 @@ def _taught(
         pairs,
         dict(live),
         cached_logits(shop, task, pairs, teachers, lists_key),
+        transfer.logits(pairs, teachers),
         shop.dataset,
         task.seed,
     )
@@ -206,13 +209,59 @@ def transfer_content(shop: Workshop, pairs: Sequence[DistillConfig]) -> dict[str
     return shop.config.transfer.model_dump() if shop.config.transfer is not None and pairs else None
 
 
-def with_transfer(shop: Workshop, task: Task, pairs: Sequence[DistillConfig]) -> Task:
-    """The task with the unlabelled rows of ``[transfer]``, where somebody labels them."""
-    transfer = shop.config.transfer
-    if transfer is None or not any(pair.method == "logit" and pair.mode == "offline" for pair in pairs):
-        return task
-    assert transfer.method == "pairs"
-    return replace(task, pairs=transfer.copies)
+@dataclass(frozen=True)
+class Transfer:
+    """The rows without a label of one training: so many ``pairs`` a row, or pseudo ``rows``."""
+
+    pairs: int = 0
+    rows: MungedRows | None = None
+
+    @property
+    def inputs(self) -> Callable[[Tensor], Inputs] | None:
+        """The pseudo rows of training rows."""
+        return None if self.rows is None else self.rows.inputs
+
+    def logits(self, pairs: Sequence[DistillConfig], teachers: Round) -> dict[str, Tensor]:
+        """By name of the pair, its teacher's logits [M, k] of the pseudo rows."""
+        if self.rows is None:
+            return {}
+        return {pair.name: score(_logit_stage(teachers[pair.teacher]), self.rows) for pair in pairs if pair.is_cached}
+
+
+def make_transfer(shop: Workshop, task: Task, pairs: Sequence[DistillConfig], teachers: Round) -> Transfer:
+    """What ``[transfer]`` adds to the training of a student of ``pairs``, where one of them labels it."""
+    config = shop.config.transfer
+    labelling = [pair for pair in pairs if pair.is_cached]
+    if config is None or not labelling:
+        return Transfer()
+    if config.method == "pairs":
+        return Transfer(pairs=config.copies)
+    assert config.swap is not None, "settings fill it in"
+    assert config.variance is not None
+    read = [*task.features, *(f for pair in labelling for f in _features(teachers[pair.teacher].stage))]
+    seed = stream(task.seed, "transfer")
+    rows = munged_rows(
+        shop.dataset,
+        task.rows_M,
+        tuple({feature.name: feature for feature in read}.values()),
+        copies=config.copies,
+        swap=config.swap,
+        variance=config.variance,
+        seed=seed,
+    )
+    return Transfer(rows=rows)
+
+
+def _features(stage: Stage) -> tuple[Feature, ...]:
+    """What a teacher, or any member of an ensemble, reads."""
+    if isinstance(stage, EnsembleStage):
+        return tuple(feature for member in stage.members for feature in _features(member))
+    return net_of(stage).features
+
+
+def _logit_stage(trained: Trained) -> LogitStage:
+    assert isinstance(trained.stage, LogitStage), "config refuses a teacher without the signals a distiller needs"
+    return trained.stage
 
 
 def cached_logits(
@@ -224,12 +273,10 @@ def cached_logits(
     rows = [task.train.label, taken, samples, task.seed, lists_key, task.pairs]
     found: dict[str, Tensor] = {}
     for pair in pairs:
-        if pair.method != "logit" or pair.mode != "offline":
-            continue
-        teacher = teachers[pair.teacher]
-        assert isinstance(teacher.stage, LogitStage), "config refuses a teacher without the signals a distiller needs"
-        key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=rows)
-        found[pair.name] = teacher_logits(teacher.stage, make_sampler(task), shop.store.column(key))
+        if pair.is_cached:
+            teacher = teachers[pair.teacher]
+            key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=rows)
+            found[pair.name] = teacher_logits(_logit_stage(teacher), make_sampler(task), shop.store.column(key))
     return found
 
 
