@@ -135,14 +135,14 @@ class Trained:
     def evaluated(self) -> Row:
         """Every figure of the stage behind a recall stage of random lists, by name."""
         stage = as_stage(self.stage, self.model, self.features, self.dataset)
-        first = () if isinstance(stage, RetrievalStage) else (popular(self.dataset),)
+        first = () if isinstance(stage, RetrievalStage) else (Popular(self.dataset),)
         asked = Labelled(self.train.label, self.train.loss == "bce")
         labelled = {s.name: asked for s in (*first, stage)}
         done = evaluate(Cascade((*first, stage)), self.dataset, labelled, EvaluateConfig(k=(1, 10)))
         return dict(numbers({"stages": done.stages, "cascade": done.cascade}))
 
 
-class popular:  # noqa: N801 - a stage made by a call
+class Popular:
     """A recall stage for all rankers: the most shown items first, the same for everyone."""
 
     name, level, keep, signals = "popular", "recall", LIST, frozenset({"ranking"})
