@@ -21,7 +21,7 @@ CODE_WIDTH = 32  # columns of more codes than this are encoded by random vectors
 CANDIDATES = 16  # found by the encodings, then ordered by the distance itself
 PROBES = 8  # lists that a row looks into, of 2 sqrt(U)
 BLOCK_CELLS = 1 << 24  # numbers of a block of distances: 64 MiB
-ROWS_PER_BLOCK = 1 << 10
+QUERIES_PER_BLOCK = 1 << 10
 
 Columns = Mapping[str, Tensor]
 
@@ -112,10 +112,11 @@ def encode(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor:
     parts = [x_M.unsqueeze(1) for x_M in continuous.values()]
     for name, column in nominal.items():
         value_V, code = column.unique(return_inverse=True)
-        table_VD = torch.eye(len(value_V))
-        if len(value_V) > CODE_WIDTH:
-            table_VD = torch.randn(len(value_V), CODE_WIDTH, generator=generator_at(stream(seed, "codes", name)))
-            table_VD = F.normalize(table_VD, dim=1)
+        if len(value_V) <= CODE_WIDTH:
+            table_VD = torch.eye(len(value_V))
+        else:
+            drawn_VD = torch.randn(len(value_V), CODE_WIDTH, generator=generator_at(stream(seed, "codes", name)))
+            table_VD = F.normalize(drawn_VD, dim=1)
         if column.ndim == 1:
             part_MD = table_VD[code]
         else:
@@ -160,14 +161,23 @@ def _candidates(encoded_UD: Tensor, query_Q: Tensor, seed: int) -> Iterator[tupl
         nlist = round(2 * math.sqrt(size))
         index = euclidean_lists(encoded_UD, nlist=nlist, nprobe=PROBES, seed=seed_at(seed, 0) % (1 << 31))
     half_U = encoded_UD.square().sum(1) / 2
-    step = min(ROWS_PER_BLOCK, max(1, BLOCK_CELLS // size))
-    for start in range(0, len(query_Q), step):
-        query_CD = encoded_UD[query_Q[start : start + step]]
+    for start in range(0, len(query_Q), QUERIES_PER_BLOCK):
+        query_CD = encoded_UD[query_Q[start : start + QUERIES_PER_BLOCK]]
         if index is None:
-            yield start, (half_U - query_CD @ encoded_UD.T).topk(count, dim=1, largest=False).indices
+            yield start, _nearest_of_all(encoded_UD, half_U, query_CD, count)
             continue
         row_CK = search(index, None, query_CD, count, None)[1]
         few_C = (row_CK >= 0).sum(1) < 2  # the lists hold no other row
         if bool(few_C.any()):
-            row_CK[few_C] = (half_U - query_CD[few_C] @ encoded_UD.T).topk(count, dim=1, largest=False).indices
+            row_CK[few_C] = _nearest_of_all(encoded_UD, half_U, query_CD[few_C], count)
         yield start, row_CK
+
+
+def _nearest_of_all(encoded_UD: Tensor, half_U: Tensor, query_CD: Tensor, count: int) -> Tensor:
+    """[C, K] rows by (|x|^2 - 2 q x) / 2, a few queries at a time; ``half_U`` is |x|^2 / 2."""
+    return torch.cat(
+        [
+            (half_U - part_CD @ encoded_UD.T).topk(count, dim=1, largest=False).indices
+            for part_CD in query_CD.split(max(1, BLOCK_CELLS // len(half_U)))
+        ]
+    )

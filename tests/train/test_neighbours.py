@@ -104,6 +104,11 @@ def test_an_encoding_has_the_distances_of_the_rows() -> None:
     assert float(squared.std()) == pytest.approx(1 / math.sqrt(neighbours.CODE_WIDTH), rel=0.1)
 
 
+def test_an_encoding_is_never_wider_than_its_limit() -> None:
+    assert neighbours.encode({"a": torch.arange(300_000)}, {}, seed=0).shape == (300_000, neighbours.CODE_WIDTH)
+    assert neighbours.encode({"a": torch.arange(300_000) % 32}, {}, seed=0).shape == (300_000, 32)
+
+
 def test_equal_rows_are_each_others_neighbours_in_a_ring() -> None:
     nominal, continuous = table(50)
     index = torch.arange(150) % 50
