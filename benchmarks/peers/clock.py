@@ -57,21 +57,21 @@ def imported() -> None:
 def converted() -> None:
     """The files that the loader reads are written."""
     mark("done")
-    _print({"convert_s": marks["done"] - marks["imported"]})
+    show({"convert_s": marks["done"] - marks["imported"]})
 
 
 def finish(epoch: Callable[[], Iterable[Mapping[str, Tensor]]], packages: Iterable[str]) -> None:
     """Take the first batch of an epoch, then one whole epoch; print the figures. A batch maps names to tensors."""
     first = dict(next(iter(epoch())))
     mark("first_batch")
-    memory = _memory_mib()
+    memory = memory_mib()
     rows, positives = 0, 0.0
     start = time.perf_counter()
     for batch in epoch():
         rows += len(batch["label"])
         positives += float(batch["label"].sum())
     seconds = time.perf_counter() - start
-    _print(
+    show(
         {
             "import_s": marks["imported"],
             "first_batch_s": marks["first_batch"],
@@ -89,7 +89,7 @@ def finish(epoch: Callable[[], Iterable[Mapping[str, Tensor]]], packages: Iterab
     )
 
 
-def _memory_mib() -> dict[str, float]:
+def memory_mib() -> dict[str, float]:
     """Peak resident memory of this process, and the sum of the peaks of the processes it started."""
     parents: dict[int, int] = {}
     peaks: dict[int, float] = {}
@@ -108,5 +108,6 @@ def _memory_mib() -> dict[str, float]:
     return {"peak_rss_mib": own, "helpers_peak_rss_mib": sum(peaks[pid] for pid in family - {mine})}
 
 
-def _print(figures: Mapping[str, object]) -> None:
+def show(figures: Mapping[str, object]) -> None:
+    """One line for the driver to read."""
     print(PREFIX + json.dumps(figures), flush=True)

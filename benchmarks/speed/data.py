@@ -12,23 +12,19 @@ benchmarks/peers/README.md makes the environments and says what is compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PEERS = Path(__file__).resolve().parent.parent / "peers"
-ROOT = PEERS.parent.parent
+import processes
+
 FILES = ("ratings.dat", "users.dat", "movies.dat")
-PREFIX = "RESULT "
 TASKS = {  # what is in a batch beside user, item and label, and who makes it from the files
     "attributes": ("ours", "pandas", "recbole", "fuxictr"),
     "history": ("ours", "pandas", "recbole"),
@@ -71,38 +67,18 @@ def measure(
     work = stored if contender.cached else Path(tempfile.mkdtemp(dir=scratch))
     converted = scratch / f"{contender.library}-converted"
     flags = [f"--{contender.task}"] * (contender.task in ("history", "all-features")) + ["--cached"] * contender.cached
-    command = [contender.python, str(PEERS / f"run_{contender.library}.py"), *flags, *(["--convert"] * convert)]
+    command = [
+        contender.python,
+        str(processes.PEERS / f"run_{contender.library}.py"),
+        *flags,
+        *(["--convert"] * convert),
+    ]
     command += ["--data", str(options.data.resolve()), "--converted", str(converted), "--work", str(work)]
     command += ["--batch-size", str(options.batch_size)]
-    threads = dict.fromkeys(
-        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), str(options.threads)
-    )
-    environment = {**os.environ, **threads, "RAY_USAGE_STATS_ENABLED": "0", "BENCH_STARTED": repr(time.time())}
-    load = os.getloadavg()
-    done = subprocess.run(command, env=environment, cwd=scratch, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(PREFIX)]
-    if done.returncode or not lines:
-        raise SystemExit(f"{contender.name} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+    figures = processes.run(contender.name, command, scratch, threads=options.threads)
     if not contender.cached:
         shutil.rmtree(work, ignore_errors=True)
-    figures: dict[str, Any] = json.loads(lines[-1].removeprefix(PREFIX))
-    return {"load": [round(x, 2) for x in load], **figures}
-
-
-def commit() -> str:
-    """The commit, with ``+`` if the library or the data-set files differ from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "cascade_kd", "datasets", "benchmarks/peers")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median and range."""
-    low, middle, high = (f"{x:,.{digits}f}" for x in (min(values), statistics.median(values), max(values)))
-    return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+    return figures
 
 
 def table(lines: list[dict[str, Any]], task: str) -> str:
@@ -127,20 +103,20 @@ def table(lines: list[dict[str, Any]], task: str) -> str:
         seconds = [run["first_batch_after_imports_s"] for run in runs]
         ratios = [a["first_batch_after_imports_s"] / b for a, b in zip(reference, seconds, strict=False)]
         helpers = max(run["helpers_peak_rss_mib"] for run in runs)
-        memory = spread([run["peak_rss_mib"] for run in runs], 0) + (f" + {helpers:,.0f}" if helpers else "")
+        memory = processes.spread([run["peak_rss_mib"] for run in runs], 0) + (f" + {helpers:,.0f}" if helpers else "")
         rows.append(
             [
                 name,
-                spread(seconds, 2),
-                spread(ratios, 1) if ratios else "",
-                spread([run["first_batch_s"] for run in runs], 1),
+                processes.spread(seconds, 2),
+                processes.spread(ratios, 1) if ratios else "",
+                processes.spread([run["first_batch_s"] for run in runs], 1),
                 f"{statistics.median(run['rows_per_s'] for run in runs):,.0f}",
-                spread([run["cpu_s"] for run in runs], 2),
+                processes.spread([run["cpu_s"] for run in runs], 2),
                 memory,
                 f"{statistics.median(run['epoch_rows_per_s'] for run in runs):,.0f}",
             ]
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return processes.markdown(rows)
 
 
 def parsed() -> argparse.Namespace:
@@ -166,7 +142,7 @@ def main() -> None:
     pythons = {"ours": sys.executable} | {library: python for library, python in given.items() if python}
     ratings = (options.data / FILES[0]).read_bytes().count(b"\n")
     about = {"benchmark": "data", "data": "movielens-1m", "ratings": ratings, "batch_size": options.batch_size}
-    about |= {"commit": commit(), "threads": options.threads, "cpus": os.cpu_count()}
+    about |= {"commit": processes.commit(), "threads": options.threads, "cpus": os.cpu_count()}
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="data-benchmark-") as folder:
         scratch = Path(folder)
@@ -201,10 +177,7 @@ def keep(line: dict[str, Any], lines: list[dict[str, Any]], out: Path | None) ->
     lines.append(line)
     seconds = line.get("first_batch_after_imports_s", line.get("convert_s", 0.0))
     print(f"{line['task']:10s} {line.get('round', '')!s:2s} {line['contender']:16s} {seconds:8.2f} s", flush=True)
-    if out:
-        rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
-        with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
+    processes.keep(line, out)
 
 
 if __name__ == "__main__":

@@ -104,8 +104,6 @@ def take_rows(table_VD: Tensor, code_E: Tensor) -> Tensor:
     """
     if table_VD.device.type != "cpu" or len(code_E) == 0:
         return F.embedding(code_E, table_VD.detach())
-    if table_VD.shape[1] == 1:
-        return table_VD.detach().squeeze(1).index_select(0, code_E).unsqueeze(1)
     offsets = torch.arange(len(code_E), dtype=code_E.dtype)
     return F.embedding_bag(code_E, table_VD.detach(), offsets, mode="sum")
 

@@ -1,6 +1,6 @@
-"""A click log of ten categorical columns, generated: 2 million rows, Zipf ids, clicks by a factorization machine.
+"""A generated click log of ten categorical columns: ids by Zipf's law, clicks by a factorization machine.
 
-    python benchmarks/speed/training/table.py FOLDER [--rows 2000000] [--seed 7]
+    python benchmarks/speed/table.py FOLDER [--rows 2000000] [--seed 7]
 
 writes ``FOLDER/training-table/{train,valid,test}.csv``, 80/10/10 in row order, and ``truth.json`` with the AUC of the
 true probabilities on the test rows, which no model beats but by chance.
