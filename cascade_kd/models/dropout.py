@@ -21,7 +21,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = round(rate * DRAWS) / DRAWS
+        self.rate = min(round(rate * DRAWS), DRAWS - 1) / DRAWS
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape."""

@@ -28,7 +28,7 @@ def _default_monitor(data: dict[str, Any]) -> str:
 
 
 def _default_batch_size(data: dict[str, Any]) -> int:
-    return 128 if data.get("sequences") else 4096
+    return 32 if data.get("sequences") else 4096
 
 
 def other_monitor(*, tower: bool) -> str:
@@ -159,7 +159,7 @@ class TrainConfig(BaseModel):
     the user's vector at every event in it, in the place of a pass an event. For losses of positives, on a tower whose
     features hold one history, read as its mean, by `last` or by `transformer`."""
     batch_size: int = Field(default_factory=_default_batch_size, ge=1)
-    """Rows of a step, 4096 unless given; with `sequences` stretches of a history, 128 unless given."""
+    """Rows of a step, 4096 unless given; with `sequences` stretches of a history, 32 unless given."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)

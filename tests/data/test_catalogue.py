@@ -17,7 +17,7 @@ from cascade_kd.data.schema import ExpectDefinition
 NAMES = catalogue.names("datasets")
 SHARED = (
     "citeulike", "citeulike-topology", "frappe", "gowalla", "jd-appliances", "movielens-100k", "movielens-1m",
-    "movielens-1m-loo", "movietweetings", "retailrocket",
+    "movielens-1m-loo", "movielens-1m-sequence", "movietweetings", "retailrocket",
 )  # fmt: skip
 ABSENT = ("criteo", "kuairand-1k", "recflow", "recflow-stages")  # not at hand: read in their format only
 
@@ -56,7 +56,7 @@ def test_the_real_files_come_to_what_they_should(name: str, data_folder: Path) -
         assert counts == {"train": 202_027, "valid": 57_722, "test": 28_860}
     if name == "retailrocket":
         assert counts["test"] == 2_174
-    if name.endswith(("loo", "citeulike", "topology")):
+    if name.endswith(("loo", "sequence", "citeulike", "topology")):
         assert counts["valid"] == counts["test"] == dataset.num_users
     if name == "jd-appliances":
         assert dataset.meta["counts"]["users"] == {"train": 800, "valid": 100, "test": 100}
