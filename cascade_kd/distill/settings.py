@@ -39,7 +39,8 @@ class PairConfig(BaseModel):
     """With mode `joint`: what both nets have in common. `embedding`: all that embeds a feature both read; `mlp.0` and
     the like: that layer's weights, batch norm excepted."""
     unshared: tuple[str, ...] = Field(default=(), alias="except")
-    """With `embedding` shared: features that each net embeds for itself, as `embedding.user_id`."""
+    """With `embedding` shared: features that each net embeds for itself, as `embedding.user_id`, and with them all
+    features of the same vocabulary."""
     block: bool = True
     """With mode `joint`: the distillation gradient does not reach the teacher."""
 

@@ -25,9 +25,10 @@ _LAYER = re.compile(r"(.*\.)?mlp\.(\d+)")
 def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshared: Collection[str] = ()) -> None:
     """Let ``borrower`` use modules of ``lender``: ``embedding``, and layers named as ``mlp.0`` or ``user.mlp.1``.
 
-    With ``embedding`` every feature that both read is embedded once, by the lender, but for the features ``unshared``;
-    so are other features of a vocabulary that the lender has rows for (a history of its items). A layer shares weight
-    and bias, not its batch norm. Source: Zhou et al., Rocket Launching, AAAI 2018; Xu et al., KDD 2020, section 4.
+    With ``embedding`` every feature that both read is embedded once, by the lender, but for the features ``unshared``
+    and those of their vocabularies; so are other features of a vocabulary that the lender has rows for (a history of
+    its items). A layer shares weight and bias, not its batch norm.
+    Source: Zhou et al., Rocket Launching, AAAI 2018; Xu et al., KDD 2020, section 4.
     Raises UserError where a module is missing or of another shape.
     """
     for name in names:
@@ -40,10 +41,12 @@ def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshar
 
 
 def settle(net: nn.Module) -> None:
-    """Give a net that borrows an embedding one of its own, with the same weights: it then stands alone."""
+    """Give a net that borrows an embedding one of its own, with the same weights: both nets then stand alone."""
     shared = getattr(net, "fields", None)
     if isinstance(shared, SharedFields):
         net.fields = shared.settled()
+        shared.user.forget()
+        shared.item.forget()
 
 
 def _share_layer(borrower: nn.Module, lender: nn.Module, name: str, path: str, place: int) -> None:
@@ -80,14 +83,22 @@ def _share_embedding(borrower: nn.Module, lender: nn.Module, unshared: Collectio
     if unknown:
         raise UserError(f"except: the student has no feature '{unknown[0]}' whose embedding could be shared")
     apart = {features[name].vocabulary for name in unshared} - {""}
-    borrower.fields = SharedFields(theirs, ours, frozenset(unshared), frozenset(apart))
+    for vocabulary in sorted((theirs.rows.keys() & ours.rows.keys()) - apart):
+        if theirs.rows[vocabulary].modulus != ours.rows[vocabulary].modulus:
+            raise UserError(
+                f"share: the teacher and the student do not compress the values of '{vocabulary}' alike; give both the "
+                'same embedding_max_rows, or leave "embedding" out'
+            )
+    alone = {name for name, feature in features.items() if name in unshared or feature.vocabulary in apart}
+    borrower.fields = SharedFields(theirs, ours, frozenset(alone), frozenset(apart))
 
 
 @final
 class SharedFields(nn.Module):
     """In the place of a borrower's :class:`FieldEmbedding`: the lender's fields, and its own for the rest.
 
-    Its own weights start from those of the embedding it replaces.
+    ``unshared`` are the features, ``apart`` their vocabularies, that it does not borrow. Its own weights start
+    from those of the embedding it replaces.
     """
 
     def __init__(
@@ -160,7 +171,7 @@ class _SharedSide(nn.Module):
         self.order_F: Tensor
         self.register_buffer("order_F", torch.tensor([place[name] for name in self.names], dtype=torch.int64), False)
         self._seen: tuple[Mapping[str, Tensor] | None, Tensor | None] = (None, None)
-        lent.register_forward_hook(self._remember)
+        self._hook = lent.register_forward_hook(self._remember)
 
     def forward(self, columns: Mapping[str, Tensor], table: Table) -> Tensor:
         """[N, F, D], fields in the order of ``names``."""
@@ -168,12 +179,18 @@ class _SharedSide(nn.Module):
         groups: list[Tensor] = []
         if self.borrows:
             seen, fields = self._seen
-            groups.append(fields if seen is columns and fields is not None else lent(columns, lender.table))
+            self._seen = (None, None)  # serves once: after the step the weights are others
+            groups.append(fields if seen is columns and fields is not None else lent.forward(columns, lender.table))
         if self.more.names:
             groups.append(self.more(columns, lender.table))
         if self._own[0].names:
             groups.append(self._own[0](columns, table))
         return torch.cat(groups, dim=1).index_select(1, self.order_F)
+
+    def forget(self) -> None:
+        """Stop listening to the lender."""
+        self._hook.remove()
+        self._seen = (None, None)
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """What the lender embedded last: the same columns are not looked up again for the borrower."""
