@@ -177,9 +177,12 @@ class HiddenDistillConfig(LayersConfig):
 
     @field_validator("phases")
     @classmethod
-    def _known_phases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_phases(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if value not in (("full",), ("hint", "full")):
             raise ValueError(f'want ["full"] or ["hint", "full"], got {list(value)}')
+        for key, default in (("warmup_steps", 0), ("schedule", "constant")):
+            if value != ("full",) and info.data.get(key, default) != default:
+                raise ValueError(f'phase "hint" has one weight from the first step on; leave {key} out')
         return value
 
     @field_validator("hint_epochs")
