@@ -15,6 +15,7 @@ from cascade_kd.config.stage import StageDraft, stands_in
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.distill.settings import HiddenDistillConfig
 from cascade_kd.errors import Problem
 
 Place = Callable[[KeyPath, str], Problem]  # a key of the experiment and what is wrong with it
@@ -173,6 +174,11 @@ def _check_signals(
     if train is not None and train.loss not in pair.student_losses:
         message = f"method '{pair.method}' teaches a stage whose [train] loss is {listing(pair.student_losses)}"
         yield place((*at, "student"), f"{message}; '{pair.student}' has '{train.loss}'")
+    if train is not None and isinstance(pair, HiddenDistillConfig) and (pair.hint_epochs or 0) >= train.epochs:
+        message = (
+            f"phase \"hint\" takes {pair.hint_epochs} of the {train.epochs} epochs of '{pair.student}', and no label"
+        )
+        yield place((*at, "phases"), f"{message} would be learnt; want a smaller hint_epochs, or more [train] epochs")
     cached = pair.method == "logit" and pair.mode == "offline"
     if train is not None and cached and any(source.source == "hard" for source in train.samples):
         message = (

@@ -39,7 +39,8 @@ class PairConfig(BaseModel):
     """With mode `joint`: what both nets have in common. `embedding`: all that embeds a feature both read; `mlp.0` and
     the like: that layer's weights, batch norm excepted."""
     unshared: tuple[str, ...] = Field(default=(), alias="except")
-    """With `embedding` shared: features that each net embeds for itself, as `embedding.user_id`."""
+    """With `embedding` shared: features that each net embeds for itself, as `embedding.user_id`, and with them all
+    features of the same vocabulary."""
     block: bool = True
     """With mode `joint`: the distillation gradient does not reach the teacher."""
 
@@ -181,9 +182,12 @@ class HiddenDistillConfig(LayersConfig):
 
     @field_validator("phases")
     @classmethod
-    def _known_phases(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_phases(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if value not in (("full",), ("hint", "full")):
             raise ValueError(f'want ["full"] or ["hint", "full"], got {list(value)}')
+        for key, default in (("warmup_steps", 0), ("schedule", "constant")):
+            if value != ("full",) and info.data.get(key, default) != default:
+                raise ValueError(f'phase "hint" has one weight from the first step on; leave {key} out')
         return value
 
     @field_validator("hint_epochs")

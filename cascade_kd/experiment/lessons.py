@@ -123,8 +123,9 @@ def live_layers(pairs: Sequence[DistillConfig], teacher: str) -> tuple[str, ...]
 
 
 def hint_epochs(pairs: Sequence[DistillConfig]) -> int:
-    """Epochs of the first phase of FitNets, 0 without one."""
-    return max((p.hint_epochs or 0 for p in pairs if isinstance(p, HiddenDistillConfig)), default=0)
+    """Epochs of the first phase of FitNets, 0 without one, or where it weighs nothing."""
+    hints = (pair.hint_epochs or 0 for pair in pairs if isinstance(pair, HiddenDistillConfig) and pair.weight)
+    return max(hints, default=0)
 
 
 def layer_shapes(net: Net, dataset: Dataset) -> dict[str, Shape]:

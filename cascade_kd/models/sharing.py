@@ -25,9 +25,10 @@ _LAYER = re.compile(r"(.*\.)?mlp\.(\d+)")
 def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshared: Collection[str] = ()) -> None:
     """Let ``borrower`` use modules of ``lender``: ``embedding``, and layers named as ``mlp.0`` or ``user.mlp.1``.
 
-    With ``embedding`` every feature that both read is embedded once, by the lender, but for the features ``unshared``;
-    so are other features of a vocabulary that the lender has rows for (a history of its items). A layer shares weight
-    and bias, not its batch norm. Source: Zhou et al., Rocket Launching, AAAI 2018; Xu et al., KDD 2020, section 4.
+    With ``embedding`` every feature that both read is embedded once, by the lender, but for the features ``unshared``
+    and those of their vocabularies; so are other features of a vocabulary that the lender has rows for (a history of
+    its items). A layer shares weight and bias, not its batch norm.
+    Source: Zhou et al., Rocket Launching, AAAI 2018; Xu et al., KDD 2020, section 4.
     Raises UserError where a module is missing or of another shape.
     """
     for name in names:
@@ -40,10 +41,11 @@ def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshar
 
 
 def settle(net: nn.Module) -> None:
-    """Give a net that borrows an embedding one of its own, with the same weights: it then stands alone."""
+    """Give a net that borrows an embedding one of its own, with the same weights: both nets then stand alone."""
     shared = getattr(net, "fields", None)
     if isinstance(shared, SharedFields):
         net.fields = shared.settled()
+        shared.forget()
 
 
 def _share_layer(borrower: nn.Module, lender: nn.Module, name: str, path: str, place: int) -> None:
@@ -80,14 +82,22 @@ def _share_embedding(borrower: nn.Module, lender: nn.Module, unshared: Collectio
     if unknown:
         raise UserError(f"except: the student has no feature '{unknown[0]}' whose embedding could be shared")
     apart = {features[name].vocabulary for name in unshared} - {""}
-    borrower.fields = SharedFields(theirs, ours, frozenset(unshared), frozenset(apart))
+    for vocabulary in sorted((theirs.rows.keys() & ours.rows.keys()) - apart):
+        if theirs.rows[vocabulary].modulus != ours.rows[vocabulary].modulus:
+            raise UserError(
+                f"share: the teacher and the student do not compress the values of '{vocabulary}' alike; give both the "
+                'same embedding_max_rows, or leave "embedding" out'
+            )
+    alone = {name for name, feature in features.items() if name in unshared or feature.vocabulary in apart}
+    borrower.fields = SharedFields(theirs, ours, frozenset(alone), frozenset(apart))
 
 
 @final
 class SharedFields(nn.Module):
     """In the place of a borrower's :class:`FieldEmbedding`: the lender's fields, and its own for the rest.
 
-    Its own weights start from those of the embedding it replaces.
+    ``unshared`` are the features, ``apart`` their vocabularies, that it does not borrow. Its own weights start
+    from those of the embedding it replaces.
     """
 
     def __init__(
@@ -108,13 +118,14 @@ class SharedFields(nn.Module):
         self._lender = (lender,)  # in a tuple: a part of another net, not of this one
         self._features = (*replaced.user.features, *replaced.item.features)
         self._seen: tuple[Inputs, Tensor] | None = None
-        lender.register_forward_hook(self._remember)
+        self._hook = lender.register_forward_hook(self._remember)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """As of a :class:`FieldEmbedding`."""
         lent: tuple[Tensor | None, ...] = (None, None)
-        if self._seen is not None and self._seen[0] is inputs:
-            lent = self._seen[1].split([len(self.user.lent_names), len(self.item.lent_names)], dim=1)
+        seen, self._seen = self._seen, None  # serves once: after the step the weights are others
+        if seen is not None and seen[0] is inputs:
+            lent = seen[1].split([len(self.user.lent_names), len(self.item.lent_names)], dim=1)
         user_RFD = self.user(inputs.user, self.own.table, lent[0], inputs.row_R)
         return torch.cat([user_RFD, self.item(inputs.item, self.own.table, lent[1])], dim=1)
 
@@ -132,6 +143,13 @@ class SharedFields(nn.Module):
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._seen = (args[0], output) if output.requires_grad else None
+
+    def forget(self) -> None:
+        """Stop listening to the lender."""
+        self._hook.remove()
+        self._seen = None
+        self.user.forget()
+        self.item.forget()
 
     def settled(self) -> FieldEmbedding:
         """An embedding of its own with the weights that it has and borrows."""
@@ -169,7 +187,7 @@ class _SharedSide(nn.Module):
         self.register_buffer("order_F", torch.tensor([place[name] for name in self.names], dtype=torch.int64), False)
         # What the lender embedded last: the same columns are not looked up again for the borrower.
         self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
-        lent.register_forward_hook(self._remember)
+        self._hook = lent.register_forward_hook(self._remember)
 
     def forward(
         self,
@@ -185,8 +203,9 @@ class _SharedSide(nn.Module):
         lent, lender = self._lent
         groups: list[Tensor] = []
         if self.borrows and lent_RFD is None:
-            seen = self._seen
-            groups.append(seen[1] if seen is not None and seen[0] is columns else lent(columns, lender.table))
+            seen, self._seen = self._seen, None
+            looked = seen[1] if seen is not None and seen[0] is columns else lent.forward(columns, lender.table)
+            groups.append(looked)
         if self.more.names:
             groups.append(self.more(columns, lender.table))
         if self._own[0].names:
@@ -196,6 +215,11 @@ class _SharedSide(nn.Module):
         if self.borrows and lent_RFD is not None:
             groups.insert(0, lent_RFD)
         return torch.cat(groups, dim=1).index_select(1, self.order_F)
+
+    def forget(self) -> None:
+        """Stop listening to the lender."""
+        self._hook.remove()
+        self._seen = None
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._seen = (args[0], output) if output.requires_grad else None

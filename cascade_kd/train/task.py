@@ -51,8 +51,8 @@ class Student:
 class Task:
     """All that ``fit`` needs to train one stage, or a joint group: ``others`` learn in the same steps.
 
-    ``beside`` holds what is trained with the model: adapters, a joint teacher, the other students. The first
-    ``hint_epochs`` are those of terms that are ``hint_only``.
+    ``beside`` holds what is trained with the model: adapters, a joint teacher, the other students. In the first
+    ``hint_epochs`` a student that has terms that are ``hint_only`` learns from them alone.
     """
 
     stage: str
@@ -140,8 +140,8 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
     def on_batch(batch: Batch, step: int, total_steps: int) -> LossParts:
         if hard is not None:
             batch = hard.added_to(batch, step)
-        hinting = step < hint_steps
-        running = [_running(student.terms, step, total_steps, hinting=hinting) for student in task.students]
+        in_hints = step < hint_steps
+        running = [_running(student.terms, step, total_steps, in_hints=in_hints) for student in task.students]
         if not any(running):
             batch = batch.labelled()
         if contrast is not None and not any(running):
@@ -159,7 +159,7 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
         parts: LossParts = {}
         for student, terms, output in zip(task.students, running, outputs, strict=True):
             label: LossParts = {}
-            if not hinting:
+            if not any(term.hint_only for term in terms):
                 label = contrast(batch, step) if contrast is not None else _label_parts(task, student, output, batch)
             munged = None if pseudo is None else _read(student, terms, pseudo)
             moment = Moment(batch, output, taught, step, total_steps, munged)
@@ -179,10 +179,11 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
     return on_batch
 
 
-def _running(terms: Iterable[Term], step: int, total_steps: int, *, hinting: bool) -> dict[Term, float]:
-    """The terms of a step and their weights, those of weight 0 left out."""
-    weights = {term: term.weight(step, total_steps) for term in terms if term.hint_only == hinting}
-    return {term: weight for term, weight in weights.items() if weight}
+def _running(terms: Iterable[Term], step: int, total_steps: int, *, in_hints: bool) -> dict[Term, float]:
+    """The terms of a step and their weights, those of weight 0 left out: hints alone, or all but hints."""
+    weights = {term: weight for term in terms if (weight := term.weight(step, total_steps))}
+    hints = {term: weight for term, weight in weights.items() if term.hint_only and in_hints}
+    return hints or {term: weight for term, weight in weights.items() if not term.hint_only}
 
 
 def _read(student: Student, terms: Iterable[Term], inputs: Inputs) -> Output:

@@ -1,0 +1,248 @@
+"""What every distillation method guarantees, on whole trainings of the tiny world.
+
+A new method joins by one line of ``OFFLINE``, and of ``JOINT`` where it has a joint mode. Round 0 is trained once and
+copied; a case trains its student alone, for six steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from cascade_kd.config import load_experiment
+from cascade_kd.data import Dataset
+from cascade_kd.experiment import joint as joint_training
+from cascade_kd.experiment import training
+from cascade_kd.experiment.joint import joint_name
+from cascade_kd.experiment.rounds import train_rounds
+from cascade_kd.experiment.store import Store
+from cascade_kd.experiment.training import Round, Workshop
+from cascade_kd.interrupt import Interrupted
+from cascade_kd.train import ProgressLog, load_checkpoint, samples
+
+Tiny = Callable[..., Path]
+Weights = Mapping[str, torch.Tensor]
+Train = Callable[..., "Outcome"]
+
+STEPS = 6  # of the student: two epochs
+FEW = ["stage.prerank.train.batch_size=1600", "stage.rank.train.batch_size=1600", "stage.recall.train.epochs=1"]
+
+HIDDEN = 'method = "hidden"\nlayers = [["mlp.0", "user.mlp.0"]]\n'
+LOGIT = 'method = "logit"\n'
+OFFLINE = {
+    "kl": LOGIT + 'loss = "kl"\ntemperature = 2.0',
+    "cross-entropy": LOGIT + 'loss = "cross-entropy"',
+    "mse": LOGIT + 'loss = "mse"',
+    "mimic": LOGIT + 'loss = "mimic"',
+    "prob-mse": LOGIT + 'loss = "prob-mse"',
+    "auxiliary": LOGIT + 'head = "auxiliary"\nlayer = "item.mlp.0"',
+    "hint": HIDDEN,
+    "linear": 'method = "hidden"\nlayers = [["embedding", "user.mlp.0"]]\nprojector = "linear"',
+    "mlp": 'method = "hidden"\nlayers = [["interaction", "item.vector"]]\nprojector = "mlp"',
+    "experts": HIDDEN + 'projector = "experts"\nexperts = 3',
+    "attention": HIDDEN + 'loss = "attention"',
+    "relation": 'method = "relation"\nlayers = [["embedding", "user.vector"]]',
+    "phases": HIDDEN + 'projector = "linear"\nphases = ["hint", "full"]',
+}
+JOINT = {name: f'{keys}\nmode = "joint"' for name, keys in OFFLINE.items()}
+SHARED = 'share = ["embedding"]\nexcept = ["embedding.user_id"]'
+ALL = OFFLINE | {f"{name} joint": keys for name, keys in JOINT.items()}
+
+TEACHERS = {
+    "a teacher that is not served": '[[teacher]]\nname = "big"\nuse = "rank/dcnv2"\nlevel = "never"\n'
+    "model = { embedding_size = 4, hidden = [8], cross_layers = 1 }\n"
+    'train = { label = "click", batch_size = 1600, epochs = 1 }\n',
+    "members": '[[teacher]]\nname = "big"\nmembers = ["rank", "recall"]\n',
+}
+TEACHERS["copies"] = TEACHERS["a teacher that is not served"] + "copies = 2\n"
+
+
+class Outcome:
+    """The rounds of a training and its folder."""
+
+    def __init__(self, rounds: list[Round], out: Path) -> None:
+        self.rounds, self.out = rounds, out
+
+    def weights(self, number: int, file: str = "best", stage: str = "prerank") -> Weights:
+        return load_checkpoint(self.out / "checkpoints" / "0" / str(number) / stage / f"{file}.safetensors").model
+
+    @property
+    def same(self) -> bool:
+        """Whether the distilled student is the undistilled one, bit for bit."""
+        return not different(self.weights(0), self.weights(1))
+
+
+def different(a: Weights, b: Weights) -> list[str]:
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def table(keys: str, weight: float = 0.5, teacher: str = "rank", student: str = "prerank", more: str = "") -> str:
+    return f'\n[[distill]]\nteacher = "{teacher}"\nstudent = "{student}"\nweight = {weight}\n{keys}\n{more}\n'
+
+
+@pytest.fixture(scope="module")
+def round_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store after a training without distillers; made by the first test that asks for it."""
+    return tmp_path_factory.mktemp("round-0")
+
+
+@pytest.fixture
+def train(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, round_0: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> Train:
+    """``train(TABLES, *overrides)``: all rounds, round 0 from the store; ``fresh`` false goes on in the same folder."""
+    for module in (training, joint_training):  # half of the time, and has tests of its own
+        monkeypatch.setattr(module, "prove_availability", lambda stage: None)
+    count = 0
+
+    def go(distill: str, *overrides: str, fresh: bool = True, name: str = "") -> Outcome:
+        nonlocal count
+        count += fresh
+        store, out = tmp_path / f"cache-{count}", tmp_path / f"run-{count}"
+        if fresh and distill:
+            shutil.copytree(round_0, store)
+        monkeypatch.setenv("CASCADE_KD_CACHE", str(store if distill else round_0))
+        config = load_experiment(tiny(distill=distill), overrides=[*FEW, *overrides])
+        with ProgressLog(quiet=True) as progress:
+            rounds = train_rounds(Workshop(config, dataset, out, Store(), progress), 0)
+        return Outcome(rounds, out)
+
+    if not any(round_0.iterdir()):
+        go("")
+    return go
+
+
+method = pytest.mark.parametrize("keys", list(ALL.values()), ids=list(ALL))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@method
+def test_weight_0_is_the_undistilled_run_and_another_repeats_itself(train: Train, keys: str) -> None:
+    assert train(table(keys, 0.0)).same
+    taught, again = train(table(keys)), train(table(keys))
+    assert not taught.same
+    for file in ("best", "last"):  # the last: adapters, joint teacher and optimisers, too
+        assert not different(taught.weights(1, file), again.weights(1, file))
+    # Serving purity: what is served holds the undistilled model's tensors and nothing beside them.
+    assert taught.weights(1).keys() == taught.weights(0).keys()
+    stage = taught.rounds[-1]["prerank"].stage
+    held: Weights = stage.model.state_dict()  # type: ignore[attr-defined]
+    assert not different(held, taught.weights(1))
+    # The teacher of round 0 is as it was.
+    before = files_of(again.out / "checkpoints" / "0" / "0" / "rank")
+    assert before == files_of(taught.out / "checkpoints" / "0" / "0" / "rank")
+    model = taught.rounds[0]["rank"].stage.model  # type: ignore[attr-defined]
+    assert not different(model.state_dict(), taught.weights(0, stage="rank"))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("keys", [keys for keys in ALL.values() if "phases" not in keys])
+def test_a_warm_up_is_the_undistilled_run(train: Train, keys: str) -> None:
+    assert train(table(keys, more=f"warmup_steps = {STEPS}")).same
+
+
+@pytest.mark.parametrize("keys", [OFFLINE["kl"], OFFLINE["linear"], JOINT["kl"]])
+def test_the_step_after_the_warm_up_is_the_first_that_differs(train: Train, keys: str) -> None:
+    late = train(table(keys, more=f"warmup_steps = {STEPS - 1}"))  # the last of six steps
+    taught = {name: weight for name, weight in late.weights(1, "last").items() if not name.startswith("beside.")}
+    assert different(late.weights(0, "last"), taught)
+
+
+def test_weight_0_with_shared_modules_is_training_on_two_labels_whatever_the_method(train: Train) -> None:
+    two_labels = train(table(JOINT["mse"], 0.0, more=SHARED))
+    assert not two_labels.same  # the teacher's label reaches the shared rows
+    for keys in JOINT.values():
+        assert not different(two_labels.weights(1), train(table(keys, 0.0, more=SHARED)).weights(1)), keys
+        taught = train(table(keys, more=SHARED))
+        assert different(two_labels.weights(1), taught.weights(1)), keys
+        assert taught.weights(1).keys() == taught.weights(0).keys(), keys
+
+
+@pytest.mark.parametrize(
+    ("distill", "step"),
+    [
+        (table(OFFLINE["experts"]), 4),
+        (table(OFFLINE["phases"]) + table(OFFLINE["auxiliary"]), 1),
+        (table(JOINT["linear"], more=SHARED), 4),
+        (table(JOINT["kl"]) + table(OFFLINE["kl"]), 1),  # rocket + KD
+    ],
+    ids=["adapter", "phases and a head", "joint and shared", "joint and offline"],
+)
+def test_a_resume_ends_in_the_weights_of_the_whole_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch, distill: str, step: int
+) -> None:
+    whole = train(distill, "stage.prerank.label_weight=learned")
+    drawn = samples.Sampler.batch
+
+    def interrupting(self: samples.Sampler, at: int) -> samples.Batch:
+        if at == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return drawn(self, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samples.Sampler, "batch", interrupting)
+        with pytest.raises(Interrupted, match=f"stage 'prerank' at step {step + 1}"):
+            train(distill, "stage.prerank.label_weight=learned")
+    resumed = train(distill, "stage.prerank.label_weight=learned", fresh=False)
+    for file in ("best", "last"):
+        assert not different(whole.weights(1, file), resumed.weights(1, file))
+    for name in resumed.rounds[-1].keys() - {"recall"}:
+        ours, theirs = (of.rounds[-1][name].stage.model.state_dict() for of in (whole, resumed))  # type: ignore[attr-defined]
+        assert not different(ours, theirs)
+
+
+def test_a_joint_training_is_taken_from_the_store_whole(train: Train) -> None:
+    distill = table(JOINT["linear"], more=SHARED)
+    first = train(distill)
+    shutil.rmtree(first.out)
+    again = train(distill, fresh=False)
+    name = joint_name("rank")
+    for stage in ("prerank", name):
+        ours, theirs = (of.rounds[-1][stage].stage.model.state_dict() for of in (first, again))  # type: ignore[attr-defined]
+        assert not different(ours, theirs)
+    # The joint teacher is another than that of round 0, and the best of its own training.
+    model = again.rounds[-1][name].stage.model.state_dict()  # type: ignore[attr-defined]
+    assert different(model, again.weights(0, stage="rank"))
+
+
+@pytest.mark.parametrize("keys", list(TEACHERS.values()), ids=list(TEACHERS))
+def test_a_teacher_beside_the_cascade_changes_its_student_alone(train: Train, keys: str) -> None:
+    distill = keys + table(OFFLINE["mse"], teacher="big")
+    taught = train(distill)
+    assert not taught.same
+    assert set(taught.rounds[0]) == set(taught.rounds[1]) == {"recall", "prerank", "rank", "big"}
+    assert train(keys + table(OFFLINE["mse"], 0.0, teacher="big")).same
+    again = train(distill)
+    assert not different(taught.weights(1), again.weights(1))
+
+
+def test_one_teacher_trains_two_students_in_one_run(train: Train) -> None:
+    tables = table(JOINT["kl"], more=SHARED) + table(JOINT["kl"], student="recall", more=SHARED)
+    equal = ["stage.recall.train.loss=bce", "stage.recall.model.embedding_size=4", "stage.recall.train.epochs=2"]
+    equal += ["stage.recall.train.batch_size=1600", "stage.recall.train.samples=[{from='impressions'}]"]
+    equal += ["stage.prerank.train.samples=[{from='impressions'}]"]
+    taught = train(tables, *equal)
+    recall, prerank = (taught.rounds[-1][name].stage.model for name in ("recall", "prerank"))  # type: ignore[attr-defined]
+    for name in ("recall", "prerank"):
+        model = taught.rounds[-1][name].stage.model  # type: ignore[attr-defined]
+        assert model.state_dict().keys() == taught.weights(0, stage=name).keys()
+    assert not {id(p) for p in recall.parameters()} & {id(p) for p in prerank.parameters()}  # each stands alone
+    again = train(tables, *equal)
+    for name in ("recall", "prerank", joint_name("rank")):
+        ours, theirs = (of.rounds[-1][name].stage.model.state_dict() for of in (taught, again))  # type: ignore[attr-defined]
+        assert not different(ours, theirs)
