@@ -202,8 +202,8 @@ class _SharedSide(nn.Module):
         """
         lent, lender = self._lent
         groups: list[Tensor] = []
+        seen, self._seen = self._seen, None
         if self.borrows and lent_RFD is None:
-            seen, self._seen = self._seen, None
             looked = seen[1] if seen is not None and seen[0] is columns else lent.forward(columns, lender.table)
             groups.append(looked)
         if self.more.names:
