@@ -100,9 +100,9 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
             pairs[s.name],
             {teacher_name: teacher} | running,
             cached_logits(shop, task, pairs[s.name], before, lists_key),
-            transfer.logits(pairs[s.name], before),
             dataset,
             task.seed,
+            munged=transfer.logits(pairs[s.name], before),
         )
         for s in students
     }

@@ -63,9 +63,10 @@ def make_lessons(
     pairs: Sequence[DistillConfig],
     teachers: Mapping[str, Net],
     cached: Mapping[str, Tensor],
-    munged: Mapping[str, Tensor],
     dataset: Dataset,
     seed: int,
+    *,
+    munged: Mapping[str, Tensor],
 ) -> Lessons:
     """The terms of ``pairs``, all of one student, in their order.
 

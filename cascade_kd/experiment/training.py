@@ -195,9 +195,9 @@ def _taught(
         pairs,
         dict(live),
         cached_logits(shop, task, pairs, teachers, lists_key),
-        transfer.logits(pairs, teachers),
         shop.dataset,
         task.seed,
+        munged=transfer.logits(pairs, teachers),
     )
     running = [LiveTeacher(name, of.model, of.features, live_layers(pairs, name)) for name, of in live]
     task = with_lessons(task, lessons, running)

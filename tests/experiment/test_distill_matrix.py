@@ -38,7 +38,7 @@ HIDDEN = 'method = "hidden"\nlayers = [["mlp.0", "user.mlp.0"]]\n'
 LOGIT = 'method = "logit"\n'
 OFFLINE = {
     "kl": LOGIT + 'loss = "kl"\ntemperature = 2.0',
-    "cross-entropy": LOGIT + 'loss = "cross-entropy"',
+    "bce": LOGIT + 'loss = "bce"',
     "mse": LOGIT + 'loss = "mse"',
     "mimic": LOGIT + 'loss = "mimic"',
     "prob-mse": LOGIT + 'loss = "prob-mse"',

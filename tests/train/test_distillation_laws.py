@@ -39,7 +39,7 @@ SAMPLES = (SampleSource(source="impressions"), SampleSource(source="uniform", pe
 # As in a [[distill]] table. The two-tower student's "user.mlp.0" has a row a request, "item.mlp.0" a row a candidate.
 METHODS: dict[str, dict[str, Any]] = {
     "kl": {"method": "logit", "loss": "kl", "temperature": 2.0},
-    "cross-entropy": {"method": "logit", "loss": "cross-entropy"},
+    "bce": {"method": "logit", "loss": "bce"},
     "mse": {"method": "logit", "loss": "mse"},
     "mimic": {"method": "logit", "loss": "mimic"},
     "prob-mse": {"method": "logit", "loss": "prob-mse"},
@@ -118,7 +118,7 @@ def group(
     rows_M = dataset.rows("train")[:240]
     task = Task("stage", student, nets["stage"].features, dataset, train, rows_M, seed=7, label_weight=label_weight)  # type: ignore[arg-type]
     stage: Any = SimpleNamespace(label_weight=label_weight)
-    lessons = make_lessons(stage, nets["stage"], [pair], {"rank": nets["rank"]}, {}, dataset, task.seed)
+    lessons = make_lessons(stage, nets["stage"], [pair], {"rank": nets["rank"]}, {}, dataset, task.seed, munged={})
     live = LiveTeacher("rank", teacher, nets["rank"].features, live_layers([pair], "rank"), train if trained else None)  # type: ignore[arg-type]
     beside = nn.ModuleDict({"teacher": teacher, "adapters": lessons.adapters})
     task = replace(with_lessons(task, lessons, [live]), beside=beside, hint_epochs=hint_epochs([pair]))
@@ -336,7 +336,7 @@ def test_a_frozen_teacher_evaluates_and_keeps_its_statistics(dataset: Dataset, k
 
 @pytest.mark.parametrize(
     "keys",
-    [METHODS[name] for name in ("kl", "cross-entropy", "mse", "prob-mse")]
+    [METHODS[name] for name in ("kl", "bce", "mse", "prob-mse")]
     + [
         {"method": "hidden", "layers": [["mlp.0", "mlp.0"], ["fields", "fields"]]},
         {"method": "hidden", "loss": "attention", "layers": [["mlp.0", "mlp.0"], ["fields", "fields"]]},
@@ -347,7 +347,7 @@ def test_a_perfect_copy_has_nothing_to_learn(dataset: Dataset, keys: dict[str, A
     made = group(dataset, keys, student=ranker(dataset, "rank"), teacher=ranker(dataset, "rank"))
     term = made.term
     assert nothing(gradient(term, made.student))
-    if keys.get("loss") != "cross-entropy":  # which leaves the teacher's entropy
+    if keys.get("loss") != "bce":  # which leaves the teacher's entropy
         assert term.item() == 0
 
 
@@ -372,7 +372,7 @@ def test_an_auxiliary_head_leaves_the_served_one_alone(dataset: Dataset) -> None
 def test_cross_entropy_with_the_rest_on_the_label_is_bce_against_the_mixed_label(
     dataset: Dataset, weight: float
 ) -> None:
-    made = group(dataset, METHODS["cross-entropy"], label_weight="rest", weight=weight)
+    made = group(dataset, METHODS["bce"], label_weight="rest", weight=weight)
     parts = made.parts()
     inputs = row_inputs(dataset, [f.name for f in dataset.features], made.batch)
     student_R = made.student(inputs).logits_R
@@ -422,7 +422,7 @@ def test_learnt_weights_get_the_gradient_of_their_formula(dataset: Dataset) -> N
 # -- scores that are missing
 
 
-@pytest.mark.parametrize("keys", [METHODS[name] for name in ("kl", "cross-entropy", "mse", "mimic", "prob-mse")])
+@pytest.mark.parametrize("keys", [METHODS[name] for name in ("kl", "bce", "mse", "mimic", "prob-mse")])
 @pytest.mark.parametrize("known", [0.0, 0.4, 1.0])
 def test_rows_without_a_teachers_score_take_no_part(dataset: Dataset, keys: dict[str, Any], known: float) -> None:
     made = group(dataset, keys)
@@ -503,7 +503,7 @@ def two_students(dataset: Dataset, first: dict[str, Any], second: dict[str, Any]
     net = Net(other, made.task.features)
     stage: Any = SimpleNamespace(label_weight=1.0)
     teacher = Net(made.teacher, made.task.teachers[0].features)  # type: ignore[arg-type]
-    lessons = make_lessons(stage, net, [pair], {"rank": teacher}, {}, dataset, 9)
+    lessons = make_lessons(stage, net, [pair], {"rank": teacher}, {}, dataset, 9, munged={})
     live = replace(made.task.teachers[0], layers=live_layers([made.pair, pair], "rank"))
     others = (Student("other", other, net.features, 1.0, lessons.terms),)
     return replace(made, task=replace(made.task, others=others, teachers=(live,))), other
