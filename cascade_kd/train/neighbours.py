@@ -44,7 +44,8 @@ def nearest_other(nominal: Columns, continuous: Columns, *, seed: int) -> Tensor
     faiss, 8 of 2 sqrt(U) lists; without faiss all pairs, at a cost that grows with U^2.
 
     Memory: 8 D bytes a distinct row, D the sum of the columns' widths (at most 32 each, 1 for a continuous one):
-    800,000 rows of 5 numbers and 5 columns of many codes take 1.1 GB.
+    800,000 rows of 5 numbers and 5 columns of many codes take 1.1 GB. Time: 95 s on one CPU thread for the 800,000
+    training rows of MovieLens-1M, 5 statistics and 6 nominal columns, D = 95.
 
     Everything follows from ``seed``. Raises ``ValueError`` for fewer than 2 rows, or no columns.
     """
