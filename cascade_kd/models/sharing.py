@@ -180,7 +180,9 @@ class _SharedSide(nn.Module):
         if self.borrows:
             seen, fields = self._seen
             self._seen = (None, None)  # serves once: after the step the weights are others
-            groups.append(fields if seen is columns and fields is not None else lent.forward(columns, lender.table))
+            if seen is not columns or fields is None:
+                fields = lent.forward(_with_blanks(columns, lent.features, columns[self.names[0]]), lender.table)
+            groups.append(fields)
         if self.more.names:
             groups.append(self.more(columns, lender.table))
         if self._own[0].names:
@@ -195,6 +197,16 @@ class _SharedSide(nn.Module):
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """What the lender embedded last: the same columns are not looked up again for the borrower."""
         self._seen = (args[0], output) if output.requires_grad else (None, None)
+
+
+def _with_blanks(columns: Mapping[str, Tensor], features: Sequence[Feature], like: Tensor) -> dict[str, Tensor]:
+    """The columns, and zeros for those of ``features`` that are missing: nobody reads their fields."""
+    blanks: dict[str, Tensor] = {}
+    for f in features:
+        if f.name not in columns:
+            shape = (len(like), f.length) if f.kind in ("tags", "history", "vector") else (len(like),)
+            blanks[f.name] = like.new_zeros(shape, dtype=torch.int64 if f.size else torch.float32)
+    return {**columns, **blanks}
 
 
 def _copy(target: FieldEmbedding, source: FieldEmbedding, vocabularies: frozenset[str]) -> None:
