@@ -98,7 +98,8 @@ class LogitDistillConfig(PairConfig):
     loss: Literal["kl", "bce", "mse", "mimic", "prob-mse"] = "kl"
     """`kl`: Bernoulli KL at `temperature`, times its square (Hinton et al.); `bce`: the same plus the
     teacher's entropy, as PFD writes it; `mse`: squared difference of logits (Rocket Launching); `mimic`: half of it
-    after both are standardised by the teacher's mean and deviation (SNN-MIMIC); `prob-mse`: of probabilities."""
+    after both are standardised by the teacher's mean and deviation (SNN-MIMIC), which a `joint` teacher has not, so
+    that it is half of `mse` there; `prob-mse`: of probabilities."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Softens both sides; for loss `kl` only."""
     head: Literal["served", "auxiliary"] = "served"

@@ -9,6 +9,7 @@ from torch import nn
 
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
+from cascade_kd.errors import UserError
 from cascade_kd.experiment.lessons import (
     Net,
     hint_epochs,
@@ -152,7 +153,10 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
 
 
 def share_all(nets: Mapping[str, Net], teacher: Net, pairs: Sequence[DistillConfig]) -> None:
-    """Let the teacher, and later students, use what their pairs share with the first student that shares."""
+    """Let the teacher, and later students, use what their pairs share with the first student that shares.
+
+    Raises UserError with the pair whose modules cannot be shared.
+    """
     joint = [pair for pair in pairs if pair.mode == "joint"]
     shared = {name: list(dict.fromkeys(m for p in joint if p.student == name for m in p.share)) for name in nets}
     sharers = [name for name, modules in shared.items() if modules]
@@ -161,7 +165,10 @@ def share_all(nets: Mapping[str, Net], teacher: Net, pairs: Sequence[DistillConf
         unshared = sorted({x.removeprefix("embedding.") for pair in of_pairs for x in pair.unshared})
         lender = nets[sharers[0]]
         borrower = teacher if nets[name] is lender else nets[name]
-        share(as_module(borrower), as_module(lender), shared[name], unshared)
+        try:
+            share(as_module(borrower), as_module(lender), shared[name], unshared)
+        except UserError as error:
+            raise UserError(f"distill {of_pairs[0].name}: {error}") from error
 
 
 def check_sharing(config: ExperimentConfig, nets: Mapping[str, Net]) -> None:

@@ -202,10 +202,12 @@ class _SharedSide(nn.Module):
         """
         lent, lender = self._lent
         groups: list[Tensor] = []
-        seen, self._seen = self._seen, None
+        seen, self._seen = self._seen, None  # serves once: after the step the weights are others
         if self.borrows and lent_RFD is None:
-            looked = seen[1] if seen is not None and seen[0] is columns else lent.forward(columns, lender.table)
-            groups.append(looked)
+            if seen is None or seen[0] is not columns:
+                whole = _with_blanks(columns, lent.features, columns[self.names[0]])
+                seen = columns, lent.forward(whole, lender.table)
+            groups.append(seen[1])
         if self.more.names:
             groups.append(self.more(columns, lender.table))
         if self._own[0].names:
@@ -223,6 +225,16 @@ class _SharedSide(nn.Module):
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._seen = (args[0], output) if output.requires_grad else None
+
+
+def _with_blanks(columns: Mapping[str, Tensor], features: Sequence[Feature], like: Tensor) -> dict[str, Tensor]:
+    """The columns, and zeros for those of ``features`` that are missing: nobody reads their fields."""
+    blanks: dict[str, Tensor] = {}
+    for f in features:
+        if f.name not in columns:
+            shape = (len(like), f.length) if f.kind in ("tags", "history", "vector") else (len(like),)
+            blanks[f.name] = like.new_zeros(shape, dtype=torch.int64 if f.size else torch.float32)
+    return {**columns, **blanks}
 
 
 def _copy(target: FieldEmbedding, source: FieldEmbedding, vocabularies: frozenset[str]) -> None:

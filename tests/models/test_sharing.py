@@ -179,6 +179,17 @@ def test_borrowed_fields_are_those_of_an_embedding_with_equal_weights(
             torch.testing.assert_close(a, b)
 
 
+@case
+def test_a_borrower_needs_the_columns_that_it_reads_and_no_others(
+    wide: Sequence[Feature], light: Sequence[Feature], unshared: Sequence[str]
+) -> None:
+    student, teacher = embedding(light, 1), embedding(wide, 2)
+    shared = borrow(teacher, student, unshared)
+    inputs, names = rows(), {feature.name for feature in wide}
+    own = [{name: column for name, column in side.items() if name in names} for side in (inputs.user, inputs.item)]
+    assert torch.equal(shared(Inputs(own[0], own[1], inputs.row_R)), shared(inputs))
+
+
 def test_touched_rows_of_a_row_sparse_table_are_the_dense_gradient() -> None:
     student, teacher = embedding(LIGHT, 1), embedding(ALL, 2)
     shared = borrow(teacher, student)

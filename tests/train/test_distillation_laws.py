@@ -471,6 +471,15 @@ def test_states_of_requests_and_of_rows_are_compared_on_the_rows(dataset: Datase
     assert made.term.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_teacher_may_read_less_than_the_student_that_lends_to_it(dataset: Dataset) -> None:
+    # It is asked for the widths of its layers before any batch, on what it reads itself.
+    features = [feature for feature in dataset.online("rank") if feature.name in ("user_id", "item_id", "dwell")]
+    with scoped_seed(2):
+        teacher = DCNv2(DCNv2Config(embedding_size=4, hidden=(8, 6), cross_layers=1), features)
+    made = group(dataset, METHODS["linear"], teacher=teacher, share=["embedding"])
+    assert something(gradient(made.term, made.student))
+
+
 # -- the hint phase
 
 
