@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cascade_kd.config.tables import DISTILLERS, DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.joint import share_all
-from cascade_kd.experiment.lessons import Net, hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.nets import Net
 from cascade_kd.losses import bce
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.fields import FieldEmbedding
