@@ -325,7 +325,7 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "exp.toml",
         "label_weight",
         "stage.rank.label_weight",
-        "want a number or 'rest', got \"res\"; did you mean 'rest'?",
+        "want a number or one of 'rest', 'learned', got \"res\"; did you mean 'rest'?",
     ),
     # stages: between them
     "names twice": (
