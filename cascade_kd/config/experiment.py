@@ -93,7 +93,7 @@ def load_experiment(
         return sources.problem(Fault(path, message))
 
     problems += check_stages(drafts, definition)
-    problems += check_teachers(teachers, drafts, definition, pairs)
+    problems += check_teachers(teachers, drafts, definition)
     problems += check_distill(pairs, drafts, teachers, head.init_from, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
     problems += check_expected(head, drafts, place)

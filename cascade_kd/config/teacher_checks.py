@@ -6,12 +6,11 @@ wrong is said at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from cascade_kd.config.files import TeacherEntry
 from cascade_kd.config.stage import NOT_A_TEACHERS, StageDraft, stands_in
 from cascade_kd.config.stage_checks import check_features, check_training
-from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
@@ -20,14 +19,9 @@ OF_A_MODEL = ("type", "level", "model", "train", "use", "copies")
 
 
 def check_teachers(
-    teachers: Sequence[StageDraft],
-    stages: Sequence[StageDraft],
-    definition: DatasetDefinition | None,
-    pairs: Mapping[int, DistillConfig],
+    teachers: Sequence[StageDraft], stages: Sequence[StageDraft], definition: DatasetDefinition | None
 ) -> Iterator[Problem]:
-    """Names, whom each teaches, what it is made of, and the training of those that are models."""
-    members = {member for draft in teachers if isinstance(draft.keys, TeacherEntry) for member in draft.keys.members}
-    needed = members | {pair.teacher for pair in pairs.values()}
+    """Names, what each is made of, and the training of those that are models; one may teach nobody."""
     names = {stage.name.lower(): f"stage '{stage.name}'" for stage in stages if stage.keys.name}
     for draft in teachers:
         keys = draft.keys
@@ -36,9 +30,6 @@ def check_teachers(
             message = f"{names[draft.name.lower()]} has this name too; names of stages and teachers must differ"
             yield draft.problem(("name",), message)
         names.setdefault(draft.name.lower(), f"teacher '{draft.name}'")
-        if keys.name and keys.name not in needed:
-            message = f"'{keys.name}' teaches nobody; name it in a [[distill]] table, or leave it out"
-            yield draft.problem(("name",), message)
         for key in sorted(keys.model_fields_set & set(NOT_A_TEACHERS)):
             yield draft.problem((key,), "a teacher is neither served nor taught; leave the key out")
         if stands_in(keys):
