@@ -21,7 +21,7 @@ import torch
 
 from cascade_kd.config import load_experiment
 from cascade_kd.data import Dataset, load, prepare
-from cascade_kd.experiment.training import stage_features
+from cascade_kd.experiment.nets import stage_features
 from cascade_kd.interrupt import DeferredInterrupt
 from cascade_kd.losses import bce
 from cascade_kd.models import DCNv2

@@ -40,7 +40,8 @@ from cascade_kd.config.catalogue import names
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.evaluate import EvaluateConfig, evaluate
 from cascade_kd.evaluate.evaluation import Labelled, list_metrics
-from cascade_kd.experiment.rounds import as_stage, stage_features
+from cascade_kd.experiment.nets import stage_features
+from cascade_kd.experiment.training import as_stage
 from cascade_kd.memory import kept_memory
 from cascade_kd.metrics import hits
 from cascade_kd.retrieval import ExactRetriever, FaissRetriever, IndexConfig, build_index, search_excluding

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cascade_kd.config import load_experiment
 from cascade_kd.data import load, prepare
-from cascade_kd.experiment.rounds import stage_features
+from cascade_kd.experiment.nets import stage_features
 from cascade_kd.interrupt import DeferredInterrupt
 from cascade_kd.memory import kept_memory
 from cascade_kd.models import Table

@@ -40,7 +40,7 @@ def _layers(file: str) -> list[str]:
     from cascade_kd.cli.preparing import prepare_shown
     from cascade_kd.config import load_experiment
     from cascade_kd.data import load
-    from cascade_kd.experiment.run import describe_layers
+    from cascade_kd.experiment.nets import describe_layers
 
     config = load_experiment(file)
     dataset = load(prepare_shown(config.definition, config.dataset_file.parent))

@@ -94,7 +94,7 @@ def load_experiment(
 
     problems += check_stages(drafts, definition)
     problems += check_teachers(teachers, drafts, definition)
-    problems += check_distill(pairs, drafts, teachers, place)
+    problems += check_distill(pairs, drafts, teachers, head.init_from, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:

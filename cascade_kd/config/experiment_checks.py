@@ -25,7 +25,11 @@ LIST_METRICS = ("recall", "ndcg")  # each at a k
 
 
 def check_distill(
-    pairs: Mapping[int, DistillConfig], drafts: Sequence[StageDraft], teachers: Sequence[StageDraft], place: Place
+    pairs: Mapping[int, DistillConfig],
+    drafts: Sequence[StageDraft],
+    teachers: Sequence[StageDraft],
+    init_from: str | None,
+    place: Place,
 ) -> Iterator[Problem]:
     """Who may teach whom; ``pairs`` by their number in the file."""
     stages = {draft.name: draft for draft in drafts if draft.keys.name}
@@ -48,6 +52,9 @@ def check_distill(
             yield place((*at, "method"), f"{message} a mode")
         seen.add(pair.name)
         if pair.mode == "joint":
+            if init_from is not None:
+                message = "a joint pair is trained from scratch and cannot continue the run that init_from names"
+                yield place((*at, "mode"), f'{message}; want mode = "offline", or leave init_from out')
             yield from _check_joint(pair, everyone, pairs, at, place)
             continue
         way_back = _way(taught, pair.student, pair.teacher)

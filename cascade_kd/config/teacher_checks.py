@@ -21,7 +21,7 @@ OF_A_MODEL = ("type", "level", "model", "train", "use", "copies")
 def check_teachers(
     teachers: Sequence[StageDraft], stages: Sequence[StageDraft], definition: DatasetDefinition | None
 ) -> Iterator[Problem]:
-    """Names, what each is made of, and the training of those that are models."""
+    """Names, what each is made of, and the training of those that are models; one may teach nobody."""
     names = {stage.name.lower(): f"stage '{stage.name}'" for stage in stages if stage.keys.name}
     for draft in teachers:
         keys = draft.keys

@@ -85,6 +85,11 @@ class PairConfig(BaseModel):
         return f"{self.teacher}->{self.student}:{method}{' joint' if self.mode == 'joint' else ''}"
 
     @property
+    def source(self) -> str:
+        """The net that teaches: a joint one is another than the stage of that name."""
+        return f"{self.teacher} joint" if self.mode == "joint" else self.teacher
+
+    @property
     def is_cached(self) -> bool:
         """Whether the teacher's logits of all training rows are computed before the training."""
         return isinstance(self, LogitDistillConfig) and self.mode == "offline"

@@ -10,13 +10,8 @@ from torch import nn
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.errors import UserError
-from cascade_kd.experiment.lessons import (
-    Net,
-    hint_epochs,
-    live_layers,
-    make_lessons,
-    student_of,
-)
+from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, student_of
+from cascade_kd.experiment.nets import Net
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
     Round,
@@ -37,9 +32,18 @@ from cascade_kd.experiment.training import (
 )
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
-from cascade_kd.train import LiveTeacher, fit, is_finished, load_best, load_checkpoint
+from cascade_kd.train import (
+    Checkpoint,
+    LiveTeacher,
+    Task,
+    fit,
+    is_finished,
+    load_best,
+    load_checkpoint,
+    save_checkpoint,
+)
 from cascade_kd.train.grow import embedding_tables
-from cascade_kd.train.state import BESIDE_FILE
+from cascade_kd.train.state import BESIDE_FILE, BEST_FILE
 
 
 def joint_name(teacher: str) -> str:
@@ -89,50 +93,14 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     for of in students:
         prove_availability(as_stage(of, nets[of.name].model, nets[of.name].features, dataset))
     share_all(nets, teacher, every)
-
     task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
-    transfer = make_transfer(shop, task, every, before)
-    task = replace(task, pairs=transfer.pairs, munged=transfer.inputs)
-    running = {d.teacher: net_of(before[d.teacher].stage) for d in offline if d.method != "logit"}
-    lessons = {
-        s.name: make_lessons(
-            s,
-            nets[s.name],
-            pairs[s.name],
-            {teacher_name: teacher} | running,
-            cached_logits(shop, task, pairs[s.name], before, lists_key),
-            dataset,
-            task.seed,
-            munged=transfer.logits(pairs[s.name], before),
-        )
-        for s in students
-    }
-    live = [
-        LiveTeacher(name, net.model, net.features, live_layers(every, name), teaching.train if net is teacher else None)
-        for name, net in ({teacher_name: teacher} | running).items()
-    ]
-    beside = nn.ModuleDict({"teacher": as_module(teacher)})
-    for s in students:
-        if len(lessons[s.name].adapters):
-            beside[f"adapters_{s.name}"] = lessons[s.name].adapters
-        if s is not stage:
-            beside[f"student_{s.name}"] = as_module(nets[s.name])
-    first = lessons[stage.name]
-    task = replace(
-        task,
-        terms=first.terms,
-        balance=first.balance,
-        label_weight=stage.label_weight,
-        others=tuple(student_of(s, nets[s.name], lessons[s.name]) for s in students[1:]),
-        teachers=tuple(live),
-        beside=beside,
-        hint_epochs=hint_epochs(every),
-    )
+    task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, lists_key)
     folder = shop.folder(seed, round_number, stage.name)
     restore(shop, key, folder, stage.name, seed, round_number)
     if is_finished(folder):
         curve = load_best(as_module(nets[stage.name]), folder)
-        beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
+        assert task.beside is not None
+        task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
     else:
         about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
         about["embedding_tables"] = embedding_tables(as_module(nets[stage.name]))
@@ -141,15 +109,80 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     group: Round = {}
     for net in (teacher, *nets.values()):
         settle(as_module(net))
-    for s in students:
-        net = nets[s.name]
-        group[s.name] = Trained(
-            as_stage(s, net.model, net.features, dataset), content_key(group=key, student=s.name), curve
+    for name, config_of, net in (
+        *((s.name, s, nets[s.name]) for s in students),
+        (joint_name(teacher_name), teaching, teacher),
+    ):
+        own_key = content_key(group=key, net=name)
+        own = shop.folder(seed, round_number, name)
+        if not (own / BEST_FILE).exists():  # the first student's was written as it learnt
+            about = {"stage": name, "seed": seed, "round": round_number, "key": own_key}
+            about["embedding_tables"] = embedding_tables(as_module(net))
+            save_checkpoint(own / BEST_FILE, Checkpoint(as_module(net).state_dict(), about))
+        group[name] = Trained(
+            as_stage(config_of, net.model, net.features, dataset), own_key, curve if name in nets else ()
         )
-    group[joint_name(teacher_name)] = Trained(
-        as_stage(teaching, teacher.model, teacher.features, dataset), content_key(group=key, teacher=teacher_name)
-    )
     return group
+
+
+def _group_task(
+    shop: Workshop,
+    task: Task,
+    students: Sequence[StageConfig],
+    nets: Mapping[str, Net],
+    teaching: tuple[StageConfig, Net],
+    pairs: Mapping[str, Sequence[DistillConfig]],
+    before: Round,
+    lists_key: str,
+) -> Task:
+    """The first student's training with the teacher and the other students in it."""
+    every = [d for of in pairs.values() for d in of]
+    first = students[0]
+    transfer = make_transfer(shop, task, every, before)
+    task = replace(task, pairs=transfer.pairs, munged=transfer.inputs)
+    sources = {
+        d.source: teaching[1] if d.mode == "joint" else net_of(before[d.teacher].stage)
+        for d in every
+        if not d.is_cached
+    }
+    lessons = {
+        s.name: make_lessons(
+            s,
+            nets[s.name],
+            pairs[s.name],
+            sources,
+            cached_logits(shop, task, pairs[s.name], before, lists_key),
+            shop.dataset,
+            task.seed,
+            munged=transfer.logits(pairs[s.name], before),
+        )
+        for s in students
+    }
+    beside = nn.ModuleDict({"teacher": as_module(teaching[1])})
+    for s in students:
+        if len(lessons[s.name].adapters):
+            beside[f"adapters_{s.name}"] = lessons[s.name].adapters
+        if s is not first:
+            beside[f"student_{s.name}"] = as_module(nets[s.name])
+    return replace(
+        task,
+        terms=lessons[first.name].terms,
+        balance=lessons[first.name].balance,
+        label_weight=first.label_weight,
+        others=tuple(student_of(s, nets[s.name], lessons[s.name]) for s in students[1:]),
+        teachers=tuple(
+            LiveTeacher(
+                name,
+                net.model,
+                net.features,
+                live_layers(every, name),
+                teaching[0].train if net is teaching[1] else None,
+            )
+            for name, net in sources.items()
+        ),
+        beside=beside,
+        hint_epochs=hint_epochs(every),
+    )
 
 
 def share_all(nets: Mapping[str, Net], teacher: Net, pairs: Sequence[DistillConfig]) -> None:

@@ -12,7 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config import StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.distill import (
@@ -22,9 +22,7 @@ from cascade_kd.distill import (
     Regressor,
     RelationDistillConfig,
 )
-from cascade_kd.errors import UserError
-from cascade_kd.models import Model
-from cascade_kd.models.modes import evaluating
+from cascade_kd.experiment.nets import Net, flat, layer_shapes
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train import LiveTeacher, Student, Task, Term
 from cascade_kd.train.terms import (
@@ -35,17 +33,6 @@ from cascade_kd.train.terms import (
     live_logit_term,
     relation_term,
 )
-from cascade_kd.types import Feature
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Net:
-    """A model and what it reads."""
-
-    model: Model
-    features: tuple[Feature, ...]
 
 
 @dataclass(frozen=True)
@@ -70,9 +57,9 @@ def make_lessons(
 ) -> Lessons:
     """The terms of ``pairs``, all of one student, in their order.
 
-    ``teachers`` are those that run in the step, by name; ``cached`` the logits [M, S] of the others, by name of the
-    pair, ``munged`` those [M, k] of pseudo rows. Every pair draws its adapters from a generator of its own, so that no
-    pair changes another's.
+    ``teachers`` are those that run in the step, by ``source``; ``cached`` the logits [M, S] of the others, by name of
+    the pair, ``munged`` those [M, k] of pseudo rows. Every pair draws its adapters from a generator of its own, so that
+    no pair changes another's.
     """
     terms: list[Term] = []
     adapters: dict[str, nn.Module] = {}
@@ -90,7 +77,7 @@ def make_lessons(
             else:
                 terms.append(cached_logit_term(pair, cached[pair.name], head, munged.get(pair.name)))
         elif isinstance(pair, HiddenDistillConfig):
-            shapes = layer_shapes(teachers[pair.teacher], dataset), layer_shapes(student, dataset)
+            shapes = layer_shapes(teachers[pair.source], dataset), layer_shapes(student, dataset)
             projectors = [
                 _projector(pair, flat(shapes[0][of_teacher])[0], flat(shapes[1][of_student])[0], generator)
                 for of_teacher, of_student in pair.layers
@@ -117,9 +104,9 @@ def with_lessons(task: Task, lessons: Lessons, live: Sequence[LiveTeacher]) -> T
     )
 
 
-def live_layers(pairs: Sequence[DistillConfig], teacher: str) -> tuple[str, ...]:
-    """The hidden states that the pairs ask of a teacher."""
-    asked = (pair.layers for pair in pairs if pair.teacher == teacher and not isinstance(pair, LogitDistillConfig))
+def live_layers(pairs: Sequence[DistillConfig], source: str) -> tuple[str, ...]:
+    """The hidden states that the pairs ask of the net ``source``."""
+    asked = (pair.layers for pair in pairs if pair.source == source and not isinstance(pair, LogitDistillConfig))
     return tuple(dict.fromkeys(of_teacher for of_teacher, _ in chain.from_iterable(asked)))
 
 
@@ -127,63 +114,6 @@ def hint_epochs(pairs: Sequence[DistillConfig]) -> int:
     """Epochs of the first phase of FitNets, 0 without one, or where it weighs nothing."""
     hints = (pair.hint_epochs or 0 for pair in pairs if isinstance(pair, HiddenDistillConfig) and pair.weight)
     return max(hints, default=0)
-
-
-def layer_shapes(net: Net, dataset: Dataset) -> dict[str, Shape]:
-    """Every hidden state's shape for one row, by a pass over two training rows."""
-    rows = dataset.rows("train")[:2]
-    requests = dataset.requests_of(rows, part="train")
-    row_R = torch.arange(len(rows), device=rows.device)
-    names = [feature.name for feature in net.features]
-    inputs = dataset.inputs(names, requests, dataset.events.item_N[rows], row_R, part="train", event_R=rows)
-    with evaluating(net.model):
-        hidden = net.model(inputs, net.model.hidden_names).hidden
-    return {name: tuple(hidden[name].shape[1:]) for name in net.model.hidden_names}
-
-
-def check_layers(config: ExperimentConfig, nets: Mapping[str, Net], dataset: Dataset) -> None:
-    """Refuse hidden layers that there are not, and widths that do not fit, before anything is trained.
-
-    ``nets`` are stages and teachers by name. Raises UserError with the layers that there are.
-    """
-    for pair in config.distill:
-        if isinstance(pair, LogitDistillConfig):
-            if pair.layer is not None:
-                _shape(pair, nets, pair.student, pair.layer, dataset)
-            continue
-        for of_teacher, of_student in pair.layers:
-            theirs = _shape(pair, nets, pair.teacher, of_teacher, dataset)
-            ours = _shape(pair, nets, pair.student, of_student, dataset)
-            if isinstance(pair, RelationDistillConfig):
-                continue
-            attention = pair.loss == "attention"
-            fits = theirs[:-1] == ours[:-1] if attention and len(theirs) == 2 else theirs == ours
-            if not fits and (attention or pair.projector == "none"):
-                remedy = (
-                    "attention maps compare places one by one; name layers of one width or number of fields"
-                    if attention
-                    else 'add projector = "linear", or name layers of one shape'
-                )
-                raise UserError(
-                    f"distill {pair.name}: layer '{of_teacher}' of '{pair.teacher}' has the shape {list(theirs)} and "
-                    f"'{of_student}' of '{pair.student}' {list(ours)}; {remedy}"
-                )
-
-
-def flat(shape: Shape) -> tuple[int]:
-    """The width of a state once it is flattened."""
-    width = 1
-    for size in shape:
-        width *= size
-    return (width,)
-
-
-def _shape(pair: DistillConfig, nets: Mapping[str, Net], who: str, layer: str, dataset: Dataset) -> Shape:
-    there = layer_shapes(nets[who], dataset)
-    if layer not in there:
-        listed = ", ".join(f"'{name}'" for name in there) or "none"
-        raise UserError(f"distill {pair.name}: '{who}' has no hidden layer '{layer}'; it has {listed}")
-    return there[layer]
 
 
 def _projector(pair: HiddenDistillConfig, teacher: int, student: int, generator: torch.Generator) -> nn.Module | None:

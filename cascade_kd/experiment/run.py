@@ -27,7 +27,7 @@ from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
 from cascade_kd.evaluate.evaluation import Labelled, row_metrics
 from cascade_kd.experiment.joint import check_sharing, joint_name
-from cascade_kd.experiment.lessons import Net, check_layers, layer_shapes
+from cascade_kd.experiment.nets import check_layers, nets_of
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.rundir import (
     CHECKPOINTS,
@@ -41,11 +41,10 @@ from cascade_kd.experiment.rundir import (
     trim_events,
 )
 from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.training import Round, Workshop, stage_features
+from cascade_kd.experiment.training import Round, Workshop
 from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.stages import LogitStage
-from cascade_kd.streams import scoped_seed
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
@@ -94,7 +93,7 @@ def run(
         if stage.train is not None:
             tower = stage_type(stage.type).is_tower
             check_rows(stage.name, dataset, None, stage.train, tower=tower)
-    nets = _nets(config, dataset, taught_only=True)
+    nets = nets_of(config, dataset, taught_only=True)
     check_layers(config, nets, dataset)
     check_sharing(config, nets)
     claim(folder, toml)
@@ -209,30 +208,6 @@ def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labell
         else Labelled(default, False)
         for stage in config.stages
     }
-
-
-def describe_layers(config: ExperimentConfig, dataset: Dataset) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(stage, layer, shape for one row) of every hidden state that a model of the experiment gives."""
-    shapes = {name: layer_shapes(net, dataset) for name, net in _nets(config, dataset).items()}
-    return [(name, layer, shape) for name, of in shapes.items() for layer, shape in of.items()]
-
-
-def _nets(config: ExperimentConfig, dataset: Dataset, *, taught_only: bool = False) -> dict[str, Net]:
-    """The models of stages and teachers with some weights; ``taught_only``: those whose layers a distiller names."""
-    named = {who for p in config.distill for who in (p.teacher, p.student) if p.mode == "joint"}
-    named |= {
-        who for p in config.distill for who in (p.teacher, p.student) if p.method != "logit" or p.layer is not None
-    }
-    stages = [*config.stages, *(teacher.model for teacher in config.teachers if teacher.model is not None)]
-    nets: dict[str, Net] = {}
-    for stage in stages:
-        if (stage.name in named or not taught_only) and issubclass(stage.model_type, torch.nn.Module):
-            features = stage_features(stage, stage.model_type, dataset)
-            with scoped_seed(0):
-                nets[stage.name] = Net(
-                    stage.model_type(stage.model, features).to(dataset.events.user_N.device), features
-                )
-    return nets
 
 
 def outside_bands(config: ExperimentConfig, report: Report) -> list[str]:

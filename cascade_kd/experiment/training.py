@@ -14,7 +14,8 @@ from cascade_kd.cascade import Cascade
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
-from cascade_kd.experiment.lessons import Net, hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.nets import Net, stage_features
 from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
 from cascade_kd.experiment.store import Store, content_key, source_digest
 from cascade_kd.models import Model, TowerModel
@@ -296,13 +297,6 @@ def as_stage(
         index = stage.index or IndexConfig()
         return RetrievalStage(stage.name, stage.level, keep, features, model, dataset, index)
     return ScoringStage(stage.name, stage.level, stage.keep, features, model, dataset, stage.upstream_weight)
-
-
-def stage_features(stage: StageConfig, model: type[Model], dataset: Dataset) -> tuple[Feature, ...]:
-    """The features that the stage reads: those listed, or all of the model's sides that its level has online."""
-    if stage.features == "all":
-        return tuple(feature for feature in dataset.online(stage.level) if feature.side in model.sides)
-    return tuple(dataset.feature(name) for name in stage.features)
 
 
 def stage_content(stage: StageConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cascade_kd.train.checkpoint import (
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.task import Task
 
+BEST_FILE = "best.safetensors"  # the model alone, by its best monitor
 BESIDE_FILE = "beside.safetensors"  # what was trained with the best model and is not served
 BESIDE = "beside."  # before the names of its tensors while it is trained
 
@@ -54,7 +55,7 @@ def is_finished(folder: Path) -> bool:
 
 def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
     """Give ``model`` the best weights of a finished training; returns its learning curve."""
-    model.load_state_dict(dict(load_checkpoint(folder / "best.safetensors").model))
+    model.load_state_dict(dict(load_checkpoint(folder / BEST_FILE).model))
     curve: list[dict[str, Any]] = json.loads((folder / "last.json").read_text("utf-8"))["state"]["curve"]
     return curve
 
@@ -89,7 +90,7 @@ def save_best(task: Task, model: nn.Module, folder: Path, state: State, about: d
     if len(served) < len(weights) and (task.others or any(teacher.train is not None for teacher in task.teachers)):
         beside = {name.removeprefix(BESIDE): x for name, x in weights.items() if name.startswith(BESIDE)}
         save_checkpoint(folder / BESIDE_FILE, Checkpoint(beside, story))
-    save_checkpoint(folder / "best.safetensors", Checkpoint(served, story))
+    save_checkpoint(folder / BEST_FILE, Checkpoint(served, story))
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -174,11 +174,11 @@ def live_logit_term(pair: LogitDistillConfig, head: AuxiliaryHead | None) -> Ter
     loss = logit_loss(pair)
 
     def on(moment: Moment) -> Tensor:
-        teacher_R = blocked(moment.taught[pair.teacher].logits_R.float(), pair)
+        teacher_R = blocked(moment.taught[pair.source].logits_R.float(), pair)
         logits_R = _learner(pair, head, moment.output, moment.batch.row_R)
         return weighted_mean(loss(logits_R, teacher_R), moment.batch.weight_R)
 
-    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,), teacher=pair.teacher)
+    return _term(pair, on, layers=() if pair.layer is None else (pair.layer,), teacher=pair.source)
 
 
 def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None], noise_seed: int) -> Term:
@@ -205,7 +205,7 @@ def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None
         return total
 
     layers = tuple(of_student for _, of_student in pair.layers)
-    return _term(pair, on, layers=layers, teacher=pair.teacher, hint_only="hint" in pair.phases)
+    return _term(pair, on, layers=layers, teacher=pair.source, hint_only="hint" in pair.phases)
 
 
 def relation_term(pair: RelationDistillConfig) -> Term:
@@ -221,13 +221,13 @@ def relation_term(pair: RelationDistillConfig) -> Term:
             total = total + relational(student, teacher, where_N=where).mean()
         return total
 
-    return _term(pair, on, layers=tuple(of_student for _, of_student in pair.layers), teacher=pair.teacher)
+    return _term(pair, on, layers=tuple(of_student for _, of_student in pair.layers), teacher=pair.source)
 
 
 def states(moment: Moment, pair: PairConfig, of_teacher: str, of_student: str) -> tuple[Tensor, Tensor]:
     """The two hidden states, float32: of the rows of the batch, or of its requests where both are of a user tower."""
     student = moment.output.hidden[of_student].float()
-    teacher = blocked(moment.taught[pair.teacher].hidden[of_teacher].float(), pair)
+    teacher = blocked(moment.taught[pair.source].hidden[of_teacher].float(), pair)
     if len(student) != len(teacher):
         row_R = moment.batch.row_R
         student = student if len(student) == len(row_R) else student.index_select(0, row_R)

@@ -151,7 +151,7 @@ def test_weight_0_is_the_undistilled_run_and_another_repeats_itself(train: Train
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("keys", [keys for keys in ALL.values() if "phases" not in keys])
+@pytest.mark.parametrize("keys", [*(keys for keys in OFFLINE.values() if "phases" not in keys), JOINT["kl"]])
 def test_a_warm_up_is_the_undistilled_run(train: Train, keys: str) -> None:
     assert train(table(keys, more=f"warmup_steps = {STEPS}")).same
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from cascade_kd.config.tables import DISTILLERS, DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.joint import share_all
-from cascade_kd.experiment.lessons import Net, hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
+from cascade_kd.experiment.nets import Net
 from cascade_kd.losses import bce
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.fields import FieldEmbedding
@@ -118,8 +119,10 @@ def group(
     rows_M = dataset.rows("train")[:240]
     task = Task("stage", student, nets["stage"].features, dataset, train, rows_M, seed=7, label_weight=label_weight)  # type: ignore[arg-type]
     stage: Any = SimpleNamespace(label_weight=label_weight)
-    lessons = make_lessons(stage, nets["stage"], [pair], {"rank": nets["rank"]}, {}, dataset, task.seed, munged={})
-    live = LiveTeacher("rank", teacher, nets["rank"].features, live_layers([pair], "rank"), train if trained else None)  # type: ignore[arg-type]
+    lessons = make_lessons(stage, nets["stage"], [pair], {pair.source: nets["rank"]}, {}, dataset, task.seed, munged={})
+    live = LiveTeacher(
+        pair.source, teacher, nets["rank"].features, live_layers([pair], pair.source), train if trained else None
+    )  # type: ignore[arg-type]
     beside = nn.ModuleDict({"teacher": teacher, "adapters": lessons.adapters})
     task = replace(with_lessons(task, lessons, [live]), beside=beside, hint_epochs=hint_epochs([pair]))
     return Group(pair, student, teacher, task, make_sampler(task).batch(0))
@@ -184,7 +187,7 @@ def test_without_the_block_both_sides_of_a_hint_get_opposite_gradients(keys: dic
     z_R, l_R = (torch.randn(num, generator=generator).requires_grad_() for _ in range(2))
     h_t, h_s = (torch.randn(num, 8, generator=generator).requires_grad_() for _ in range(2))
     batch: Any = SimpleNamespace(weight_R=torch.rand(num, generator=generator), row_R=torch.arange(num))
-    moment = Moment(batch, Output(l_R, {"item.mlp.0": h_s}), {"rank": Output(z_R, {"mlp.0": h_t})}, 0, 1)
+    moment = Moment(batch, Output(l_R, {"item.mlp.0": h_s}), {"rank joint": Output(z_R, {"mlp.0": h_t})}, 0, 1)
     pair: Any = make_pair(keys, block=False)
     term = live_logit_term(pair, None) if keys["method"] == "logit" else hidden_term(pair, [None], 0)
     of_teacher, of_student = (z_R, l_R) if keys["method"] == "logit" else (h_t, h_s)
@@ -214,8 +217,8 @@ def test_shared_rows_get_the_students_gradient_and_that_of_the_teachers_label(
     settle(teacher)
     alone = group(dataset, keys, student=student, teacher=teacher, trained=False)
     parts, apart = joint.parts(), alone.parts()
-    label = parts["rank label"]
-    assert parts.keys() == apart.keys() | {"rank label"}
+    label = parts["rank joint label"]
+    assert parts.keys() == apart.keys() | {"rank joint label"}
     for name, part in apart.items():
         assert torch.equal(parts[name], part), name
 
@@ -329,7 +332,7 @@ def test_a_frozen_teacher_evaluates_and_keeps_its_statistics(dataset: Dataset, k
     joint = group(dataset, keys, teacher=ranker(dataset, batch_norm=True, dropout=0.5))
     torch.manual_seed(0)
     first, again = joint.parts(), joint.parts()
-    assert not torch.equal(first["rank label"], again["rank label"])
+    assert not torch.equal(first["rank joint label"], again["rank joint label"])
     moved: Any = joint.teacher.state_dict()
     assert bool(moved["mlp.norm.0.running_mean"].any())
 
@@ -391,7 +394,7 @@ def test_a_weight_of_0_and_a_warm_up_leave_the_label_alone(dataset: Dataset, key
             continue  # refused: the hint phase is a start of its own
         made = group(dataset, keys, label_weight="rest", **more)
         parts = made.parts()
-        assert parts.keys() == {"label", "rank label"}
+        assert parts.keys() == {"label", "rank joint label"}
         assert torch.equal(parts["label"], bce_of(made, made.student))
 
 
@@ -408,7 +411,7 @@ def test_learnt_weights_get_the_gradient_of_their_formula(dataset: Dataset) -> N
     (sum_of(list(parts.values()))).backward()
     expected = torch.stack([1 - plain[name].detach() for name in balance.names])
     torch.testing.assert_close(balance.log_sd_M.grad, expected)
-    assert torch.equal(parts["rank label"], plain["rank label"])  # the teacher's own loss is not weighed
+    assert torch.equal(parts["rank joint label"], plain["rank joint label"])  # the teacher's own loss is not weighed
     # A term that takes no part in a step leaves its weight alone.
     waiting = group(dataset, METHODS["kl"], label_weight="learned", warmup_steps=10)
     sum_of(list(waiting.parts().values())).backward()
@@ -490,7 +493,7 @@ def test_a_hint_phase_trains_up_to_the_guided_layer_alone(dataset: Dataset, mode
     steps = make_sampler(made.task).steps_per_epoch
     for step in (0, steps - 1):
         parts = made.parts(step)
-        assert parts.keys() == {made.pair.name} | ({"rank label"} if mode == "joint" else set())
+        assert parts.keys() == {made.pair.name} | ({"rank joint label"} if mode == "joint" else set())
         found = gradient(sum_of(list(parts.values())), made.student)
         for name, got in found.items():
             if name.startswith(("head.", "cross.", "mlp.linear.1")):
@@ -512,8 +515,8 @@ def two_students(dataset: Dataset, first: dict[str, Any], second: dict[str, Any]
     net = Net(other, made.task.features)
     stage: Any = SimpleNamespace(label_weight=1.0)
     teacher = Net(made.teacher, made.task.teachers[0].features)  # type: ignore[arg-type]
-    lessons = make_lessons(stage, net, [pair], {"rank": teacher}, {}, dataset, 9, munged={})
-    live = replace(made.task.teachers[0], layers=live_layers([made.pair, pair], "rank"))
+    lessons = make_lessons(stage, net, [pair], {pair.source: teacher}, {}, dataset, 9, munged={})
+    live = replace(made.task.teachers[0], layers=live_layers([made.pair, pair], pair.source))
     others = (Student("other", other, net.features, 1.0, lessons.terms),)
     return replace(made, task=replace(made.task, others=others, teachers=(live,))), other
 
@@ -522,19 +525,19 @@ def test_the_gradient_of_one_student_reaches_no_other(dataset: Dataset) -> None:
     made, other = two_students(dataset, METHODS["mse"], METHODS["direct matching"])
     parts = made.parts()
     name = "rank->other:hidden joint"
-    assert parts.keys() == {"label", made.pair.name, "other label", name, "rank label"}
+    assert parts.keys() == {"label", made.pair.name, "other label", name, "rank joint label"}
     for part in ("label", made.pair.name):
         assert nothing(gradient(parts[part], other)), part
         assert something(gradient(parts[part], made.student)), part
     for part in ("other label", name):
         assert nothing(gradient(parts[part], made.student)), part
         assert something(gradient(parts[part], other)), part
-    assert nothing(gradient(parts["rank label"], other))
+    assert nothing(gradient(parts["rank joint label"], other))
 
 
 def test_a_hint_phase_is_of_the_student_that_has_one(dataset: Dataset) -> None:
     made, _ = two_students(dataset, METHODS["phases"], METHODS["mse"])
-    assert made.parts(0).keys() == {made.pair.name, "other label", "rank->other:logit joint", "rank label"}
+    assert made.parts(0).keys() == {made.pair.name, "other label", "rank->other:logit joint", "rank joint label"}
 
 
 Loss = Callable[[Moment], Tensor]
@@ -543,10 +546,10 @@ Loss = Callable[[Moment], Tensor]
 @pytest.mark.parametrize("weights", [(0.5, 0.2), (0.0, 0.3)])
 def test_terms_of_several_teachers_add_up(dataset: Dataset, weights: Sequence[float]) -> None:
     made = group(dataset, METHODS["mse"], trained=False)
-    live = [made.task.teachers[0], replace(made.task.teachers[0], name="second", model=ranker(dataset, "rank"))]
+    live = [made.task.teachers[0], replace(made.task.teachers[0], name="second joint", model=ranker(dataset, "rank"))]
     terms = []
     for teacher, weight in zip(live, weights, strict=True):
-        pair: Any = make_pair(METHODS["mse"], teacher=teacher.name)
+        pair: Any = make_pair(METHODS["mse"], teacher=teacher.name.removesuffix(" joint"))
         terms.append(replace(live_logit_term(pair, None), weight=lambda step, total, w=weight: w))
     asked: list[str] = []
 
