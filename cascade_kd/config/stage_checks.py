@@ -157,9 +157,7 @@ def _check_sequences(draft: StageDraft, train: TrainConfig, definition: DatasetD
         and (keys.level is None or _depth(f.available) <= _depth(keys.level))
     ]
     if len(seen) != 1:
-        message = (
-            f"sequences trains along the one history of a stage's features, and they hold {listing(seen) or 'none'}"
-        )
+        message = f"sequences trains along the one history of a stage's features, and they hold {listing(seen)}"
         there = f"list one of {', '.join(histories)}" if histories else "the data set has none"
         yield draft.problem(("features",), f"{message}; {there}, or leave sequences out")
 

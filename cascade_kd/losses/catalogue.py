@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCORES_PER_BLOCK = 1 << 26
-CACHED = 1 << 20  # on a processor: 4 MiB of float32 stay in its cache
+SCORES_PER_BLOCK = 1 << 26  # 256 MiB of float32
+CACHED = 1 << 20  # the same on a processor: 4 MiB stay in its cache
 
 
 def full_softmax(user_BD: Tensor, item_ID: Tensor, target_B: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def test_it_finds_the_next_item(tmp_path: Path, history: str) -> None:
     assert stage["recall@1"]["mean"] > 0.9  # 1 / 20 by chance, and items seen left out
 
 
-SEQUENCES, TRANSFORMER = "sequences = true", 'history = { kind = "transformer", blocks = 1 }'
+TRANSFORMER = 'history = { kind = "transformer", blocks = 1 }'
 SPLIT = '[split]\nkind = "leave-last-out"\n'
 FULL = 'loss = "full-softmax"'
 REFUSED = {
@@ -115,6 +115,11 @@ REFUSED = {
         [(TRANSFORMER, 'history = { kind = "attention" }')],
         "model.history.kind",
         "kind 'attention' does not encode all beginnings of a history in one pass, as sequences needs; want 'last'",
+    ),
+    "a model without vectors": (
+        [('type = "two-tower"', 'type = "dcnv2"')],
+        "train.sequences",
+        "sequences needs a model that reads a history in one pass, which type 'dcnv2' does not; want type 'two-tower'",
     ),
     "two histories": (
         [
