@@ -22,7 +22,7 @@ from cascade_kd.distill import (
     Regressor,
     RelationDistillConfig,
 )
-from cascade_kd.experiment.nets import Net, flat, layer_shapes
+from cascade_kd.experiment.nets import Net, layer_shapes, width_of
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train import LiveTeacher, Student, Task, Term
 from cascade_kd.train.terms import (
@@ -70,16 +70,15 @@ def make_lessons(
         if isinstance(pair, LogitDistillConfig):
             head = None
             if pair.layer is not None:
-                (width,) = flat(layer_shapes(student, dataset)[pair.layer])
-                head = adapters[key] = AuxiliaryHead(width, generator)
+                head = adapters[key] = AuxiliaryHead(width_of(layer_shapes(student, dataset)[pair.layer]), generator)
             if pair.mode == "joint":
                 terms.append(live_logit_term(pair, head))
             else:
                 terms.append(cached_logit_term(pair, cached[pair.name], head, munged.get(pair.name)))
         elif isinstance(pair, HiddenDistillConfig):
-            shapes = layer_shapes(teachers[pair.source], dataset), layer_shapes(student, dataset)
+            theirs, ours = layer_shapes(teachers[pair.source], dataset), layer_shapes(student, dataset)
             projectors = [
-                _projector(pair, flat(shapes[0][of_teacher])[0], flat(shapes[1][of_student])[0], generator)
+                _projector(pair, width_of(theirs[of_teacher]), width_of(ours[of_student]), generator)
                 for of_teacher, of_student in pair.layers
             ]
             adapters |= {f"{key}_{k}": net for k, net in enumerate(projectors) if net is not None}
@@ -90,7 +89,7 @@ def make_lessons(
     balance = None
     if stage.label_weight == "learned":
         balance = adapters["balance"] = Balance(["label", *(term.name for term in terms)])
-    return Lessons(tuple(terms), nn.ModuleDict(adapters), balance)
+    return Lessons(tuple(terms), nn.ModuleDict(adapters).to(dataset.events.user_N.device), balance)
 
 
 def with_lessons(task: Task, lessons: Lessons, live: Sequence[LiveTeacher]) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -101,12 +102,9 @@ def check_layers(config: ExperimentConfig, nets: Mapping[str, Net], dataset: Dat
                 )
 
 
-def flat(shape: Shape) -> tuple[int]:
+def width_of(shape: Shape) -> int:
     """The width of a state once it is flattened."""
-    width = 1
-    for size in shape:
-        width *= size
-    return (width,)
+    return prod(shape)
 
 
 def _shape(pair: DistillConfig, nets: Mapping[str, Net], who: str, layer: str, dataset: Dataset) -> Shape:

@@ -13,10 +13,9 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
     """Round 0, then ``rounds`` more if anything is to be trained again; each holds stages and teachers by name.
 
     Round 0 trains every stage without distillers, each on the lists of the one before, then the teachers, on the lists
-    that the last stage receives. A later round
-    trains every student (and every stage with ``refresh``) from a fresh start of the same seed; teachers and upstream
-    lists are those of the round before. A joint pair trains a fresh teacher with its students; the round holds it under
-    :func:`joint_name`.
+    that the last stage receives. A later round trains every student (and every stage with ``refresh``) from a fresh
+    start of the same seed; teachers and upstream lists are those of the round before. A joint pair trains a fresh
+    teacher with its students; the round holds it under :func:`joint_name`.
     """
     config = shop.config
     first: Round = {}

@@ -191,8 +191,7 @@ def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None
             if pair.loss == "attention":
                 loss_N = attention_transfer(student, teacher)
             else:
-                student = student.flatten(1)
-                teacher = teacher.flatten(1)
+                student, teacher = student.flatten(1), teacher.flatten(1)
                 if isinstance(projector, Experts):
                     temperature = gumbel_temperature(moment.progress)
                     generator = generator_at(noise_seed, moment.step)
