@@ -78,14 +78,15 @@ def check_layers(config: ExperimentConfig, nets: Mapping[str, Net], dataset: Dat
 
     ``nets`` are stages and teachers by name. Raises UserError with the layers that there are.
     """
+    shapes = {name: layer_shapes(net, dataset) for name, net in nets.items()}
     for pair in config.distill:
         if isinstance(pair, LogitDistillConfig):
             if pair.layer is not None:
-                _shape(pair, nets, pair.student, pair.layer, dataset)
+                _shape(pair, shapes, pair.student, pair.layer)
             continue
         for of_teacher, of_student in pair.layers:
-            theirs = _shape(pair, nets, pair.teacher, of_teacher, dataset)
-            ours = _shape(pair, nets, pair.student, of_student, dataset)
+            theirs = _shape(pair, shapes, pair.teacher, of_teacher)
+            ours = _shape(pair, shapes, pair.student, of_student)
             if isinstance(pair, RelationDistillConfig):
                 continue
             attention = pair.loss == "attention"
@@ -107,8 +108,8 @@ def width_of(shape: Shape) -> int:
     return prod(shape)
 
 
-def _shape(pair: DistillConfig, nets: Mapping[str, Net], who: str, layer: str, dataset: Dataset) -> Shape:
-    there = layer_shapes(nets[who], dataset)
+def _shape(pair: DistillConfig, shapes: Mapping[str, Mapping[str, Shape]], who: str, layer: str) -> Shape:
+    there = shapes[who]
     if layer not in there:
         listed = ", ".join(f"'{name}'" for name in there) or "none"
         raise UserError(f"distill {pair.name}: '{who}' has no hidden layer '{layer}'; it has {listed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -16,6 +17,7 @@ SHARED = ("uniform", "popularity")  # sources that can draw for a whole batch
 NOT_DRAWN = ("impressions", "in-batch")  # sources whose rows are there already
 POOL_PER_NEGATIVE = 20
 CCL = {"ccl_margin": 0.9, "ccl_weight": 150.0}  # of SimpleX on Gowalla
+MUNGE = {"swap": 0.5, "variance": 1.0}  # of Bucila et al.
 
 # The remedy for rows that are all positive.
 DRAW = 'draw some: samples = [{ from = "impressions" }, { from = "uniform", per_positive = 4 }]'
@@ -45,7 +47,16 @@ def _default_samples(data: dict[str, Any]) -> tuple[SampleSource, ...]:
     return (SampleSource(source="in-batch" if loss in BY_VECTORS else "impressions"),)
 
 
-MUNGE = {"swap": 0.5, "variance": 1.0}  # of Bucila et al.
+def _filled_for(
+    owner: str, key: str, defaults: Mapping[str, float], value: float | None, info: ValidationInfo
+) -> float | None:
+    """A number that belongs to the choice ``owner`` of ``key``: its default there, refused with any other choice."""
+    chosen = info.data.get(key)
+    if chosen == owner:
+        return defaults[str(info.field_name)] if value is None else value
+    if chosen is not None and value is not None:
+        raise ValueError(f"{key} '{chosen}' has no {info.field_name}, got {value:g}; leave it out")
+    return value
 
 
 class SampleSource(BaseModel):
@@ -181,12 +192,7 @@ class TrainConfig(BaseModel):
     @field_validator("ccl_margin", "ccl_weight")
     @classmethod
     def _belongs_to_ccl(cls, value: float | None, info: ValidationInfo) -> float | None:
-        loss = info.data.get("loss")
-        if loss == "ccl":
-            return CCL[str(info.field_name)] if value is None else value
-        if loss is not None and value is not None:
-            raise ValueError(f"loss '{loss}' has no {info.field_name}, got {value:g}; leave it out")
-        return value
+        return _filled_for("ccl", "loss", CCL, value, info)
 
     @field_validator("samples")
     @classmethod
@@ -229,9 +235,4 @@ class TransferConfig(BaseModel):
     @field_validator("swap", "variance")
     @classmethod
     def _belongs_to_munge(cls, value: float | None, info: ValidationInfo) -> float | None:
-        method = info.data.get("method")
-        if method == "munge":
-            return MUNGE[str(info.field_name)] if value is None else value
-        if method is not None and value is not None:
-            raise ValueError(f"method '{method}' has no {info.field_name}, got {value:g}; leave it out")
-        return value
+        return _filled_for("munge", "method", MUNGE, value, info)

@@ -129,11 +129,12 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
 
     Every net that reads rows is given the same :class:`Inputs`, looked up once, the students before the teachers.
     """
-    contrast = None if task.train.loss == "bce" else _contrast(task, sampler)
     nets: tuple[Student | LiveTeacher, ...] = (*task.students, *task.teachers)
     features = {feature.name: feature for feature in chain.from_iterable(net.features for net in nets)}
-    by_rows = contrast is None or any(student.terms for student in task.students)
+    on_rows = task.train.loss == "bce" or not isinstance(task.model, TowerModel)
+    by_rows = on_rows or any(student.terms for student in task.students)
     known = _known_columns(task, sampler, features.values()) if by_rows else None
+    contrast = None if task.train.loss == "bce" else _contrast(task, sampler, known)
     hint_steps = task.hint_epochs * sampler.steps_per_epoch
     hard = make_hard_negatives(task, sampler)
 
@@ -225,13 +226,15 @@ def make_hard_negatives(task: Task, sampler: Sampler | StreamSampler) -> HardNeg
     return None
 
 
-def _contrast(task: Task, sampler: Sampler | StreamSampler) -> Callable[[Batch, int], LossParts]:
-    """Every positive against negatives: by vectors where the model has them, else row by row."""
+def _contrast(
+    task: Task, sampler: Sampler | StreamSampler, known: StatisticColumns | StreamColumns | None
+) -> Callable[[Batch, int], LossParts]:
+    """Every positive against negatives: by vectors where the model has them, else row by row, of ``known`` columns."""
     model, dataset, names, train = task.model, task.dataset, task.names, task.train
     num_drawn = sum(source.per_positive for source in train.samples)
     if not isinstance(model, TowerModel):
         assert train.loss == "bpr", "config lets only tower models train with the other losses"
-        known = _known_columns(task, sampler, task.features)
+        assert known is not None
 
         def by_rows(batch: Batch, step: int) -> LossParts:
             inputs = row_inputs(dataset, names, batch, known=known.of(batch), known_user=known.of_requests(batch))
