@@ -13,6 +13,7 @@ from cascade_kd.config.dataset import in_order, read_definition
 from cascade_kd.config.experiment_checks import check_distill, check_expected, check_transfer
 from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
 from cascade_kd.config.lines import Document, KeyPath, read_document
+from cascade_kd.config.list_checks import check_lists
 from cascade_kd.config.problems import Fault, salvage
 from cascade_kd.config.sources import (
     Layer,
@@ -95,6 +96,7 @@ def load_experiment(
     problems += check_stages(drafts, definition)
     problems += check_teachers(teachers, drafts, definition)
     problems += check_distill(pairs, drafts, teachers, head.init_from, place)
+    problems += check_lists(pairs, drafts, teachers, definition, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:

@@ -7,18 +7,16 @@ wrong is said at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cascade_kd.config.files import ExperimentFile, TeacherEntry
-from cascade_kd.config.lines import KeyPath
+from cascade_kd.config.list_checks import Place
 from cascade_kd.config.stage import StageDraft, stands_in
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.config.words import choose, listing
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.distill.settings import HiddenDistillConfig
 from cascade_kd.errors import Problem
-
-Place = Callable[[KeyPath, str], Problem]  # a key of the experiment and what is wrong with it
 
 ROW_METRICS = ("auc", "gauc", "logloss", "ece")
 LIST_METRICS = ("recall", "ndcg")  # each at a k
@@ -113,7 +111,7 @@ def check_transfer(
     """Somebody labels the rows, and they fit into memory."""
     if head.transfer is None:
         return
-    labelling = [pair for pair in pairs.values() if pair.method == "logit" and pair.mode == "offline"]
+    labelling = [pair for pair in pairs.values() if pair.is_cached]
     if not labelling:
         message = 'nobody labels these rows: they need a [[distill]] with method = "logit" and mode = "offline"'
         yield place(("transfer",), f"{message}; add one, or leave [transfer] out")
@@ -186,8 +184,7 @@ def _check_signals(
             f"phase \"hint\" takes {pair.hint_epochs} of the {train.epochs} epochs of '{pair.student}', and no label"
         )
         yield place((*at, "phases"), f"{message} would be learnt; want a smaller hint_epochs, or more [train] epochs")
-    cached = pair.method == "logit" and pair.mode == "offline"
-    if train is not None and cached and any(source.source == "hard" for source in train.samples):
+    if train is not None and pair.is_cached and any(source.source == "hard" for source in train.samples):
         message = (
             f"stage '{pair.student}' draws 'hard' negatives anew every step, so its teacher's scores of them cannot"
         )

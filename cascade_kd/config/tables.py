@@ -14,6 +14,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from cascade_kd.config.words import choose, suggest
+from cascade_kd.distill.order_settings import (
+    CDConfig,
+    DCDConfig,
+    ListwiseConfig,
+    OrderConfig,
+    PairwiseConfig,
+    PointwiseConfig,
+    RDConfig,
+    RRDConfig,
+    UnKDConfig,
+)
 from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, RelationDistillConfig
 from cascade_kd.errors import UserError
 from cascade_kd.models.settings import (
@@ -26,12 +37,20 @@ from cascade_kd.models.settings import (
 )
 from cascade_kd.types import Level, Side
 
-DistillConfig = LogitDistillConfig | HiddenDistillConfig | RelationDistillConfig
+DistillConfig = LogitDistillConfig | HiddenDistillConfig | RelationDistillConfig | OrderConfig
 
 DISTILLERS: Mapping[str, type[DistillConfig]] = {
     "logit": LogitDistillConfig,
     "hidden": HiddenDistillConfig,
     "relation": RelationDistillConfig,
+    "topk-pointwise": PointwiseConfig,
+    "topk-pairwise": PairwiseConfig,
+    "topk-listwise": ListwiseConfig,
+    "rd": RDConfig,
+    "cd": CDConfig,
+    "rrd": RRDConfig,
+    "dcd": DCDConfig,
+    "unkd": UnKDConfig,
 }
 
 STAGE_LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank")

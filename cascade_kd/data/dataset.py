@@ -123,6 +123,7 @@ class Dataset:
             labels=_moved(events.labels, device),
             columns=_moved(events.columns, device),
             request_N=None if events.request_N is None else events.request_N.to(device),
+            position_N=None if events.position_N is None else events.position_N.to(device),
             oracle_N=None if events.oracle_N is None else events.oracle_N.to(device),
             statistics=_moved(events.statistics, device),
         )

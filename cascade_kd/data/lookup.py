@@ -67,6 +67,7 @@ class Events:
     labels: Mapping[str, Tensor]  # float32 0/1
     columns: Mapping[str, Tensor]  # feature name -> [N], context and pair side
     request_N: Tensor | None = None
+    position_N: Tensor | None = None  # where the item stood when it was shown
     oracle_N: Tensor | None = None  # the label's true probability, generated worlds only
     statistics: Mapping[str, Tensor] = field(default_factory=dict)  # float32, of the rows' own pairs, where prepared
 

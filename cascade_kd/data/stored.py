@@ -77,6 +77,7 @@ def read_events(prepared: Path) -> Events:
         columns=of("feature:"),
         statistics=of("statistic:"),
         request_N=columns.get("request"),
+        position_N=columns.get("position"),
         oracle_N=columns.get("oracle"),
     )
 

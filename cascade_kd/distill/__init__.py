@@ -12,8 +12,9 @@ from cascade_kd.lazy import lazy
 if TYPE_CHECKING:
     from cascade_kd.distill.adapters import Experts, Regressor, gumbel_temperature
     from cascade_kd.distill.logit import LOGIT_LOSSES, logit_loss
+    from cascade_kd.distill.pair import ListsConfig, PairConfig
     from cascade_kd.distill.schedule import weight_at
-    from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, PairConfig, RelationDistillConfig
+    from cascade_kd.distill.settings import HiddenDistillConfig, LayersConfig, LogitDistillConfig, RelationDistillConfig
 else:
     __getattr__ = lazy(
         __name__,
@@ -21,8 +22,10 @@ else:
             "Experts": "adapters",
             "LOGIT_LOSSES": "logit",
             "HiddenDistillConfig": "settings",
+            "LayersConfig": "settings",
+            "ListsConfig": "pair",
             "LogitDistillConfig": "settings",
-            "PairConfig": "settings",
+            "PairConfig": "pair",
             "RelationDistillConfig": "settings",
             "Regressor": "adapters",
             "gumbel_temperature": "adapters",
@@ -35,6 +38,8 @@ __all__ = [
     "LOGIT_LOSSES",
     "Experts",
     "HiddenDistillConfig",
+    "LayersConfig",
+    "ListsConfig",
     "LogitDistillConfig",
     "PairConfig",
     "Regressor",

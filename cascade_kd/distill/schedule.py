@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cascade_kd.distill.settings import PairConfig
+from cascade_kd.distill.pair import PairConfig
 
 
 def weight_at(config: PairConfig, step: int, total_steps: int) -> float:

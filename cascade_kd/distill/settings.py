@@ -1,110 +1,33 @@
-"""The ``[[distill]]`` tables, one pydantic model a method.
-
-``needs`` names the signals that the teacher must give, ``student_losses`` the label losses that a student may have.
-"""
+"""The ``[[distill]]`` tables of the methods on logits and hidden states, one pydantic model a method."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from cascade_kd.distill.pair import LABEL_LOSSES, ListsConfig, PairConfig
 
 LAYER_PAIR = 2  # [teacher, student]
 SOFTENED = ("kl",)  # losses on logits that have a temperature
 
 
-class PairConfig(BaseModel):
-    """What every ``[[distill]]`` table says."""
+class LogitDistillConfig(ListsConfig):
+    """The student's logits are drawn to the teacher's, row by row or list by list."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     needs: ClassVar[tuple[str, ...]] = ("logits",)
     student_losses: ClassVar[tuple[str, ...]] = ("bce",)
-
-    teacher: str
-    """The stage or `[[teacher]]` that teaches."""
-    student: str
-    """The stage that learns."""
-    mode: Literal["offline", "joint"] = "offline"
-    """`offline`: the teacher is trained first and frozen. `joint`: one step trains a fresh teacher and the student on
-    the student's rows."""
-    weight: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    """Factor of the distillation loss in the student's loss."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """The weight is 0 for so many optimiser steps."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the weight goes from `weight` to `end_weight`."""
-    end_weight: float | None = Field(default=None, ge=0, allow_inf_nan=False, validate_default=True)
-    """The weight at the last step; for schedules `linear` and `cosine` only."""
-    share: tuple[str, ...] = ()
-    """With mode `joint`: what both nets have in common. `embedding`: all that embeds a feature both read; `mlp.0` and
-    the like: that layer's weights, batch norm excepted."""
-    unshared: tuple[str, ...] = Field(default=(), alias="except")
-    """With `embedding` shared: features that each net embeds for itself, as `embedding.user_id`, and with them all
-    features of the same vocabulary."""
-    block: bool = True
-    """With mode `joint`: the distillation gradient does not reach the teacher."""
-
-    @field_validator("end_weight")
-    @classmethod
-    def _end_weight_fits_the_schedule(cls, value: float | None, info: ValidationInfo) -> float | None:
-        schedule = info.data.get("schedule")
-        if schedule == "constant" and value is not None:
-            raise ValueError('schedule = "constant" has no end_weight; leave it out or choose "linear" or "cosine"')
-        if schedule in ("linear", "cosine") and value is None:
-            raise ValueError(f'schedule = "{schedule}" needs end_weight, the weight at the last step')
-        return value
-
-    @field_validator("share")
-    @classmethod
-    def _shared_when_joint(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if value and info.data.get("mode") == "offline":
-            raise ValueError('only mode = "joint" shares modules; leave share out, or train the pair jointly')
-        return value
-
-    @field_validator("unshared")
-    @classmethod
-    def _excepted_from_the_embedding(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if value and "embedding" not in info.data.get("share", ("embedding",)):
-            raise ValueError('except names features of the shared embedding; want share = ["embedding"] beside it')
-        wrong = [name for name in value if not name.startswith("embedding.") or name == "embedding."]
-        if wrong:
-            raise ValueError(f"want embedding.FEATURE, as in 'embedding.user_id', got '{wrong[0]}'")
-        return value
-
-    @field_validator("block")
-    @classmethod
-    def _open_when_joint(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value and info.data.get("mode") == "offline":
-            raise ValueError('an offline teacher is frozen whatever block says; leave it out, or take mode = "joint"')
-        return value
-
-    @property
-    def name(self) -> str:
-        """How reports and logs call the pair: ``teacher->student:method``, and `` joint`` behind it if it is."""
-        method = getattr(self, "method")  # noqa: B009 - every table of a method has one
-        return f"{self.teacher}->{self.student}:{method}{' joint' if self.mode == 'joint' else ''}"
-
-    @property
-    def source(self) -> str:
-        """The net that teaches: a joint one is another than the stage of that name."""
-        return f"{self.teacher} joint" if self.mode == "joint" else self.teacher
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether the teacher's logits of all training rows are computed before the training."""
-        return isinstance(self, LogitDistillConfig) and self.mode == "offline"
-
-
-class LogitDistillConfig(PairConfig):
-    """The student's logits are drawn to the teacher's, row by row."""
+    row_losses: ClassVar[tuple[str, ...] | None] = ("kl", "bce", "mse", "mimic", "prob-mse")
 
     method: Literal["logit"]
     """The distiller."""
-    loss: Literal["kl", "bce", "mse", "mimic", "prob-mse"] = "kl"
+    loss: Literal["kl", "bce", "mse", "mimic", "prob-mse", "clid"] = "kl"
     """`kl`: Bernoulli KL at `temperature`, times its square (Hinton et al.); `bce`: the same plus the
     teacher's entropy, as PFD writes it; `mse`: squared difference of logits (Rocket Launching); `mimic`: half of it
     after both are standardised by the teacher's mean and deviation (SNN-MIMIC), which a `joint` teacher has not, so
-    that it is half of `mse` there; `prob-mse`: of probabilities."""
+    that it is half of `mse` there; `prob-mse`: of probabilities; `clid`: KL of the probabilities normalised over a
+    list, which leaves calibration to the label (CLID). With `lists`, `kl` and `prob-mse` are of the softmax over the
+    list."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Softens both sides; for loss `kl` only."""
     head: Literal["served", "auxiliary"] = "served"
@@ -136,7 +59,7 @@ class LayersConfig(PairConfig):
     """What every method on hidden states says."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden",)
-    student_losses: ClassVar[tuple[str, ...]] = ("bce", "sampled-softmax", "full-softmax", "bpr", "ccl")
+    student_losses: ClassVar[tuple[str, ...]] = LABEL_LOSSES
 
     layers: tuple[tuple[str, ...], ...] = Field(min_length=1)
     """Pairs [teacher's layer, student's layer], as `cascade-kd list layers` names them."""

@@ -9,27 +9,24 @@ from torch import nn
 
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
+from cascade_kd.distill import LayersConfig
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, student_of
-from cascade_kd.experiment.nets import Net
+from cascade_kd.experiment.lists import list_terms, samples_key, upstream_key
+from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
-    Round,
-    Trained,
-    Workshop,
     as_module,
     as_stage,
     cached_logits,
-    lists_key_of,
-    make_transfer,
-    net_of,
     new_net,
     plain_task,
     restore,
     setting,
     stage_content,
-    transfer_content,
 )
+from cascade_kd.experiment.transfer import make_transfer, transfer_content
+from cascade_kd.experiment.workshop import Round, Trained, Workshop
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
 from cascade_kd.train import (
@@ -73,10 +70,10 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     config, dataset = shop.config, shop.dataset
     students = group_of(shop, teacher_name)
     stage = students[0]
-    upstream = [before[s.name] for s in config.stages[: config.stages.index(stage)]]
+    upstream = _upstream(shop, stage, before)
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in students}
     teaching = teacher_config(shop, teacher_name)
-    lists_key = lists_key_of(shop, stage, upstream)
+    lists_key = samples_key(shop, stage, upstream)
     every = [d for of in pairs.values() for d in of]
     offline = [d for d in every if d.mode == "offline"]
     key = content_key(
@@ -84,6 +81,9 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         teacher=stage_content(teaching),
         lists=lists_key,
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
+        ordered=[
+            upstream_key(shop, _upstream(shop, s, before)) for s in students if any(d.on_lists for d in pairs[s.name])
+        ],
         transfer=transfer_content(shop, every),
         offline=[before[d.teacher].key for d in offline],
         **setting(shop, seed, round_number, stage),
@@ -94,7 +94,8 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         prove_availability(as_stage(of, nets[of.name].model, nets[of.name].features, dataset))
     share_all(nets, teacher, every)
     task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
-    task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, lists_key)
+    title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
+    task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, lists_key, title)
     folder = shop.folder(seed, round_number, stage.name)
     restore(shop, key, folder, stage.name, seed, round_number)
     if is_finished(folder):
@@ -125,6 +126,11 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     return group
 
 
+def _upstream(shop: Workshop, stage: StageConfig, before: Round) -> list[Trained]:
+    """The stages before a student."""
+    return [before[s.name] for s in shop.config.stages[: shop.config.stages.index(stage)]]
+
+
 def _group_task(
     shop: Workshop,
     task: Task,
@@ -134,6 +140,7 @@ def _group_task(
     pairs: Mapping[str, Sequence[DistillConfig]],
     before: Round,
     lists_key: str,
+    title: str,
 ) -> Task:
     """The first student's training with the teacher and the other students in it."""
     every = [d for of in pairs.values() for d in of]
@@ -143,7 +150,7 @@ def _group_task(
     sources = {
         d.source: teaching[1] if d.mode == "joint" else net_of(before[d.teacher].stage)
         for d in every
-        if not d.is_cached
+        if d.mode == "joint" or isinstance(d, LayersConfig)
     }
     lessons = {
         s.name: make_lessons(
@@ -155,6 +162,7 @@ def _group_task(
             shop.dataset,
             task.seed,
             munged=transfer.logits(pairs[s.name], before),
+            on_lists=list_terms(shop, task, nets[s.name], pairs[s.name], before, _upstream(shop, s, before), title),
         )
         for s in students
     }

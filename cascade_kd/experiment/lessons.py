@@ -18,6 +18,7 @@ from cascade_kd.data import Dataset
 from cascade_kd.distill import (
     Experts,
     HiddenDistillConfig,
+    LayersConfig,
     LogitDistillConfig,
     Regressor,
     RelationDistillConfig,
@@ -54,12 +55,13 @@ def make_lessons(
     seed: int,
     *,
     munged: Mapping[str, Tensor],
+    on_lists: Mapping[str, Term],
 ) -> Lessons:
     """The terms of ``pairs``, all of one student, in their order.
 
     ``teachers`` are those that run in the step, by ``source``; ``cached`` the logits [M, S] of the others, by name of
-    the pair, ``munged`` those [M, k] of pseudo rows. Every pair draws its adapters from a generator of its own, so that
-    no pair changes another's.
+    the pair, ``munged`` those [M, k] of pseudo rows, ``on_lists`` the terms of pairs on lists. Every pair draws its
+    adapters from a generator of its own, so that no pair changes another's.
     """
     terms: list[Term] = []
     adapters: dict[str, nn.Module] = {}
@@ -67,7 +69,9 @@ def make_lessons(
         own_seed = stream(seed, f"adapters of {pair.name}")
         generator = generator_at(own_seed, 0)
         key = f"{pair.teacher}_{pair.method}_{pair.mode}"
-        if isinstance(pair, LogitDistillConfig):
+        if pair.name in on_lists:
+            terms.append(on_lists[pair.name])
+        elif isinstance(pair, LogitDistillConfig):
             head = None
             if pair.layer is not None:
                 head = adapters[key] = AuxiliaryHead(width_of(layer_shapes(student, dataset)[pair.layer]), generator)
@@ -105,7 +109,7 @@ def with_lessons(task: Task, lessons: Lessons, live: Sequence[LiveTeacher]) -> T
 
 def live_layers(pairs: Sequence[DistillConfig], source: str) -> tuple[str, ...]:
     """The hidden states that the pairs ask of the net ``source``."""
-    asked = (pair.layers for pair in pairs if pair.source == source and not isinstance(pair, LogitDistillConfig))
+    asked = (pair.layers for pair in pairs if pair.source == source and isinstance(pair, LayersConfig))
     return tuple(dict.fromkeys(of_teacher for of_teacher, _ in chain.from_iterable(asked)))
 
 

@@ -12,10 +12,11 @@ from torch import nn
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
-from cascade_kd.distill import LogitDistillConfig, RelationDistillConfig
+from cascade_kd.distill import LayersConfig, LogitDistillConfig, RelationDistillConfig
 from cascade_kd.errors import UserError
 from cascade_kd.models import Model
 from cascade_kd.models.modes import evaluating
+from cascade_kd.stages import RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import scoped_seed
 from cascade_kd.types import Feature
 
@@ -80,9 +81,9 @@ def check_layers(config: ExperimentConfig, nets: Mapping[str, Net], dataset: Dat
     """
     shapes = {name: layer_shapes(net, dataset) for name, net in nets.items()}
     for pair in config.distill:
-        if isinstance(pair, LogitDistillConfig):
-            if pair.layer is not None:
-                _shape(pair, shapes, pair.student, pair.layer)
+        if isinstance(pair, LogitDistillConfig) and pair.layer is not None:
+            _shape(pair, shapes, pair.student, pair.layer)
+        if not isinstance(pair, LayersConfig):
             continue
         for of_teacher, of_student in pair.layers:
             theirs = _shape(pair, shapes, pair.teacher, of_teacher)
@@ -114,3 +115,9 @@ def _shape(pair: DistillConfig, shapes: Mapping[str, Mapping[str, Shape]], who: 
         listed = ", ".join(f"'{name}'" for name in there) or "none"
         raise UserError(f"distill {pair.name}: '{who}' has no hidden layer '{layer}'; it has {listed}")
     return there[layer]
+
+
+def net_of(stage: Stage) -> Net:
+    """The model of a stage that has one, and what it reads."""
+    assert isinstance(stage, ScoringStage | RetrievalStage), "config refuses a teacher without hidden states"
+    return Net(stage.model, stage.features)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cascade_kd.config import ExperimentConfig, TeacherConfig
 from cascade_kd.experiment.joint import joint_name, train_group
 from cascade_kd.experiment.store import content_key
-from cascade_kd.experiment.training import Round, Trained, Workshop, train_stage
+from cascade_kd.experiment.training import train_stage
+from cascade_kd.experiment.workshop import Round, Trained, Workshop
 from cascade_kd.stages import ColumnStage, EnsembleStage, LogitStage
 
 

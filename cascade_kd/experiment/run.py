@@ -27,6 +27,7 @@ from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
 from cascade_kd.evaluate.evaluation import Labelled, row_metrics
 from cascade_kd.experiment.joint import check_sharing, joint_name
+from cascade_kd.experiment.lists import check_lists
 from cascade_kd.experiment.nets import check_layers, nets_of
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.rundir import (
@@ -41,7 +42,7 @@ from cascade_kd.experiment.rundir import (
     trim_events,
 )
 from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.training import Round, Workshop
+from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.stages import LogitStage
@@ -96,6 +97,7 @@ def run(
     nets = nets_of(config, dataset, taught_only=True)
     check_layers(config, nets, dataset)
     check_sharing(config, nets)
+    check_lists(config, dataset)
     claim(folder, toml)
     check_data(folder, dataset.sha256)
     save_origin(dataset, folder / ORIGIN)

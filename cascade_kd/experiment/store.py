@@ -81,6 +81,10 @@ class Store:
         atomic_write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
         return lists
 
+    def orders(self, key: str) -> Path:
+        """Where the lists of a teacher are kept."""
+        return self.root / "orders" / key
+
     def column(self, key: str) -> Path:
         """Where a column of teacher scores is kept."""
         return self.root / "teacher" / f"{key}.npy"

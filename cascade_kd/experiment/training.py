@@ -2,73 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.cascade import Cascade
-from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config import StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
-from cascade_kd.experiment.nets import Net, stage_features
+from cascade_kd.experiment.lists import list_terms, lists_from, samples_key, upstream_key
+from cascade_kd.experiment.nets import Net, net_of, stage_features
 from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
-from cascade_kd.experiment.store import Store, content_key, source_digest
+from cascade_kd.experiment.store import content_key, source_digest
+from cascade_kd.experiment.transfer import make_transfer, transfer_content
+from cascade_kd.experiment.workshop import Round, Trained, Workshop, logit_stage
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.serve import prove_availability
-from cascade_kd.stages import EnsembleStage, LogitStage, RetrievalStage, ScoringStage, Stage
+from cascade_kd.stages import RetrievalStage, ScoringStage
 from cascade_kd.streams import scoped_seed, seed_at, stream
 from cascade_kd.train import (
     LiveTeacher,
-    ProgressLog,
     Task,
     fit,
     is_finished,
     load_best,
     make_sampler,
     teacher_logits,
-    upstream_lists,
 )
 from cascade_kd.train.grow import VOCABULARY, Grown, embedding_tables, grow, newer_rows
-from cascade_kd.train.transfer import MungedRows, munged_rows, score
-from cascade_kd.types import Candidates, Feature, Inputs
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A stage or teacher that is complete, the hash of all that made it, and its learning curve."""
-
-    stage: Stage
-    key: str
-    curve: Sequence[dict[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What all stages of one experiment are made with."""
-
-    config: ExperimentConfig
-    dataset: Dataset
-    out: Path
-    store: Store
-    progress: ProgressLog
-
-    @property
-    def device(self) -> torch.device:
-        """Where the data is, and so where training happens."""
-        return self.dataset.events.user_N.device
-
-    def folder(self, seed: int, round_number: int, name: str) -> Path:
-        """Where a stage's checkpoints are."""
-        return self.out / CHECKPOINTS / str(seed) / str(round_number) / name
-
-
-Round = dict[str, Trained]
+from cascade_kd.types import Feature
 
 
 def train_stage(
@@ -87,11 +54,12 @@ def train_stage(
     grown = _grown(shop, seed, round_number, stage, as_module(net))
     if grown is not None:
         as_module(net).load_state_dict(grown.model)
-    lists_key = lists_key_of(shop, stage, upstream)
+    lists_key = samples_key(shop, stage, upstream)
     key = content_key(
         stage=stage_content(stage),
         lists=lists_key,
         distill=[[d.model_dump(), teachers[d.teacher].key] for d in pairs],
+        ordered=upstream_key(shop, upstream) if any(d.on_lists for d in pairs) else None,
         transfer=transfer_content(shop, pairs),
         init_from=grown.origin if grown is not None else None,
         **setting(shop, seed, round_number, stage),
@@ -104,7 +72,8 @@ def train_stage(
         return Trained(built, key, load_best(as_module(net), folder))
     task = plain_task(shop, seed, round_number, stage, net, upstream, lists_key, grown)
     if pairs:
-        task = _taught(shop, stage, net, task, pairs, teachers, lists_key)
+        title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
+        task = _taught(shop, stage, net, task, pairs, teachers, lists_key, upstream, title)
     about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
     about["embedding_tables"] = embedding_tables(as_module(net))
     curve = fit(task, folder, shop.progress, about=about)
@@ -170,7 +139,7 @@ def plain_task(
         stage.train,
         rows_M,
         stream_seed(seed, round_number, stage),
-        lists=_lists(shop, lists_key, upstream) if lists_key else None,
+        lists=lists_from(shop, upstream) if lists_key else None,
         index=stage.index or IndexConfig(),
         optimizer=grown.optimizer if grown is not None else {},
     )
@@ -184,6 +153,8 @@ def _taught(
     pairs: Sequence[DistillConfig],
     teachers: Round,
     lists_key: str,
+    upstream: Sequence[Trained],
+    title: str,
 ) -> Task:
     """The same training with the terms of offline teachers."""
     transfer = make_transfer(shop, task, pairs, teachers)
@@ -199,70 +170,11 @@ def _taught(
         shop.dataset,
         task.seed,
         munged=transfer.logits(pairs, teachers),
+        on_lists=list_terms(shop, task, net, pairs, teachers, upstream, title),
     )
     running = [LiveTeacher(name, of.model, of.features, live_layers(pairs, name)) for name, of in live]
     task = with_lessons(task, lessons, running)
     return replace(task, label_weight=stage.label_weight, hint_epochs=hint_epochs(pairs))
-
-
-def transfer_content(shop: Workshop, pairs: Sequence[DistillConfig]) -> dict[str, Any] | None:
-    """What of ``[transfer]`` decides the training of a student of these pairs."""
-    return shop.config.transfer.model_dump() if shop.config.transfer is not None and pairs else None
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The rows without a label of one training: so many ``pairs`` a row, or pseudo ``rows``."""
-
-    pairs: int = 0
-    rows: MungedRows | None = None
-
-    @property
-    def inputs(self) -> Callable[[Tensor], Inputs] | None:
-        """The pseudo rows of training rows."""
-        return None if self.rows is None else self.rows.inputs
-
-    def logits(self, pairs: Sequence[DistillConfig], teachers: Round) -> dict[str, Tensor]:
-        """By name of the pair, its teacher's logits [M, k] of the pseudo rows."""
-        if self.rows is None:
-            return {}
-        return {pair.name: score(_logit_stage(teachers[pair.teacher]), self.rows) for pair in pairs if pair.is_cached}
-
-
-def make_transfer(shop: Workshop, task: Task, pairs: Sequence[DistillConfig], teachers: Round) -> Transfer:
-    """What ``[transfer]`` adds to the training of a student of ``pairs``, where one of them labels it."""
-    config = shop.config.transfer
-    labelling = [pair for pair in pairs if pair.is_cached]
-    if config is None or not labelling:
-        return Transfer()
-    if config.method == "pairs":
-        return Transfer(pairs=config.copies)
-    assert config.swap is not None, "settings fill it in"
-    assert config.variance is not None
-    read = [*task.features, *(f for pair in labelling for f in _features(teachers[pair.teacher].stage))]
-    seed = stream(task.seed, "transfer")
-    rows = munged_rows(
-        shop.dataset,
-        task.rows_M,
-        tuple({feature.name: feature for feature in read}.values()),
-        copies=config.copies,
-        swap=config.swap,
-        variance=config.variance,
-        seed=seed,
-    )
-    return Transfer(rows=rows)
-
-
-def _features(stage: Stage) -> tuple[Feature, ...]:
-    """What a teacher, or any member of an ensemble, reads."""
-    if isinstance(stage, EnsembleStage):
-        return tuple(feature for member in stage.members for feature in _features(member))
-    return net_of(stage).features
-
-
-def _logit_stage(trained: Trained) -> LogitStage:
-    assert isinstance(trained.stage, LogitStage), "config refuses a teacher without the signals a distiller needs"
-    return trained.stage
 
 
 def cached_logits(
@@ -277,14 +189,8 @@ def cached_logits(
         if pair.is_cached:
             teacher = teachers[pair.teacher]
             key = content_key(teacher=teacher.key, data=shop.dataset.sha256, rows=rows)
-            found[pair.name] = teacher_logits(_logit_stage(teacher), make_sampler(task), shop.store.column(key))
+            found[pair.name] = teacher_logits(logit_stage(teacher), make_sampler(task), shop.store.column(key))
     return found
-
-
-def net_of(stage: Stage) -> Net:
-    """The model of a stage that has one, and what it reads."""
-    assert isinstance(stage, ScoringStage | RetrievalStage), "config refuses a teacher without hidden states"
-    return Net(stage.model, stage.features)
 
 
 def as_stage(
@@ -311,24 +217,6 @@ def stage_content(stage: StageConfig) -> dict[str, Any]:
         "train": stage.train.model_dump() if stage.train is not None else None,
         "label_weight": stage.label_weight,
     }
-
-
-def lists_key_of(shop: Workshop, stage: StageConfig, upstream: Sequence[Trained]) -> str:
-    """The hash of the lists that the stage draws samples from; empty where it draws none."""
-    if stage.train is None or not any(source.source == "upstream" for source in stage.train.samples):
-        return ""
-    weights = [s.upstream_weight for s in shop.config.stages[: len(upstream)]]
-    stages = [trained.stage for trained in upstream]
-    indices = [stage.index.model_dump() for stage in stages if isinstance(stage, RetrievalStage)]
-    lists = [[trained.key, trained.stage.keep] for trained in upstream]
-    return content_key(lists=lists, upstream_weights=weights, indices=indices)
-
-
-def _lists(shop: Workshop, key: str, upstream: Sequence[Trained]) -> Candidates:
-    cascade = Cascade(tuple(trained.stage for trained in upstream))
-    lists = shop.store.lists(key, lambda: upstream_lists(cascade, shop.dataset))
-    device = shop.device
-    return Candidates(lists.item_BK.to(device), lists.score_BK.to(device), lists.valid_BK.to(device))
 
 
 def _origin(shop: Workshop) -> Path:

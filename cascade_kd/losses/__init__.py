@@ -26,7 +26,6 @@ from cascade_kd.losses.checks import teachers_learn
 from cascade_kd.losses.draws import (
     draw_chunks,
     draw_group_pairs,
-    draw_outside,
     draw_pairs,
     draw_permutations,
     draw_places,
@@ -83,7 +82,6 @@ __all__ = [
     "delta_ndcg",
     "draw_chunks",
     "draw_group_pairs",
-    "draw_outside",
     "draw_pairs",
     "draw_permutations",
     "draw_places",

@@ -1,7 +1,7 @@
-"""Seeded draws that list methods train on: places, pairs, permutations, items from elsewhere.
+"""Seeded draws that list methods train on: places, pairs, permutations.
 
-Axes: B lists, K places in the teacher's order, n drawn places, P drawn pairs, S permutations, E excluded items,
-L items from elsewhere, G groups, I items, C chunks.
+Axes: B lists, K places in the teacher's order, n drawn places, P drawn pairs, S permutations,
+G groups, I items, C chunks.
 
 Every draw takes its generator and consumes it alone (``streams.generator_at``), in float64 on the generator's device,
 so that devices agree. What a list cannot fill is masked. No loop over lists.
@@ -39,32 +39,6 @@ def draw_places(weight_BK: Tensor, num: int, *, where_BK: Tensor, generator: tor
     end = weight_BK.shape[1]
     place_Bn = first.indices.masked_fill(first.values.isinf(), end).sort(dim=1).values
     return place_Bn.masked_fill(place_Bn == end, 0), place_Bn < end
-
-
-def draw_outside(
-    exclude_BE: Tensor, num_items: int, num: int, *, where_BE: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw items uniformly from the codes 1 to ``num_items`` that a row does not exclude: ``item_BL``, ``where_BL``.
-
-    RRD's uninteresting items. With replacement, then a repeat is masked, so that rows hold distinct items, ascending; a
-    row that excludes everything has none. Cost O(B (E + L) log E), whatever the number of items.
-    """
-    check_same_shape(exclude_BE, where_BE, "excluded items and their mask")
-    end = num_items + 1
-    outside_BE = ~where_BE | (exclude_BE < 1) | (exclude_BE > num_items)
-    exclude_BE = exclude_BE.masked_fill(outside_BE, end).sort(dim=1).values
-    repeat_BE = torch.zeros_like(exclude_BE, dtype=torch.bool)
-    repeat_BE[:, 1:] = exclude_BE[:, 1:] == exclude_BE[:, :-1]
-    exclude_BE = exclude_BE.masked_fill(repeat_BE, end).sort(dim=1).values
-    num_left_B1 = num_items - (exclude_BE < end).sum(dim=1, keepdim=True)
-    nth_BL = (_uniform((len(exclude_BE), num), generator, exclude_BE) * num_left_B1).long()  # of those left, from 0
-    # The nth code left lies behind every excluded code e_j with e_j - 1 - j <= n, the codes left in front of e_j.
-    in_front_BE = exclude_BE - 1 - torch.arange(exclude_BE.shape[1], device=exclude_BE.device)
-    in_front_BE = in_front_BE.masked_fill(exclude_BE == end, num_items)
-    item_BL = (1 + nth_BL + torch.searchsorted(in_front_BE, nth_BL, right=True)).sort(dim=1).values
-    where_BL = (num_left_B1 > 0).expand(item_BL.shape).clone()
-    where_BL[:, 1:] &= item_BL[:, 1:] != item_BL[:, :-1]
-    return item_BL.masked_fill(~where_BL, 0), where_BL
 
 
 def draw_pairs(

@@ -54,7 +54,7 @@ class RetrievalStage:
         """
         if candidates is not None:
             return order_by_logits(self, requests, candidates)
-        query_BD = self._user_vectors(requests)
+        query_BD = self.user_vectors(requests)
         retriever = self.retriever(requests.part)
         if self.mask_seen:
             offsets_B1, items = self.dataset.seen(requests.user_B, part=requests.part)
@@ -95,9 +95,9 @@ class RetrievalStage:
         rows_M = self.dataset.rows(part)
         queries = min(self.index.num_queries, len(rows_M))
         places_Q = torch.arange(queries, device=rows_M.device) * len(rows_M) // max(1, queries)
-        return self._user_vectors(self.dataset.requests_of(rows_M[places_Q], part=part))
+        return self.user_vectors(self.dataset.requests_of(rows_M[places_Q], part=part))
 
-    def _user_vectors(self, requests: Requests) -> Tensor:
+    def user_vectors(self, requests: Requests) -> Tensor:
         """[B, D] float32."""
         with evaluating(self.model):
             inputs = self.dataset.user_inputs(self.names, requests, part=requests.part)

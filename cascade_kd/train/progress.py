@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -94,6 +94,23 @@ class ProgressLog:
             yield bar
         finally:
             bar.close()
+
+    @contextmanager
+    def work(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for work that is counted; call it with what is done and of how much."""
+        bar: TaskID | None = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal bar
+            if self.bars is not None:
+                bar = bar if bar is not None else self.bars.add_task(title, loss="", value="", rate="")
+                self.bars.update(bar, completed=done, total=total)
+
+        try:
+            yield advance
+        finally:
+            if self.bars is not None and bar is not None:
+                self.bars.remove_task(bar)
 
     def say(self, text: str) -> None:
         """One line for the reader; above the bars where there are bars."""

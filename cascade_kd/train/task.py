@@ -32,6 +32,7 @@ from cascade_kd.types import Candidates, Feature, Inputs, Output
 Batches = Sampler | StreamSampler | SequenceSampler
 LossParts = dict[str, Tensor]
 OnBatch = Callable[[Batch, int, int], LossParts]
+UNREAD = Output(torch.empty(0))  # where no term reads rows of the batch
 LABEL = "label"  # the part of the loss that the label gives
 
 
@@ -131,9 +132,9 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
     """
     nets: tuple[Student | LiveTeacher, ...] = (*task.students, *task.teachers)
     features = {feature.name: feature for feature in chain.from_iterable(net.features for net in nets)}
-    on_rows = task.train.loss == "bce" or not isinstance(task.model, TowerModel)
-    by_rows = on_rows or any(student.terms for student in task.students)
-    known = _known_columns(task, sampler, features.values()) if by_rows else None
+    label_on_rows = task.train.loss == "bce" or not isinstance(task.model, TowerModel)
+    on_rows = label_on_rows or any(term.on_rows for student in task.students for term in student.terms)
+    known = _known_columns(task, sampler, features.values()) if on_rows else None
     contrast = None if task.train.loss == "bce" else _contrast(task, sampler, known)
     hint_steps = task.hint_epochs * sampler.steps_per_epoch
     hard = make_hard_negatives(task, sampler)
@@ -143,20 +144,27 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
             batch = hard.added_to(batch, step)
         in_hints = step < hint_steps
         running = [_running(student.terms, step, total_steps, in_hints=in_hints) for student in task.students]
-        if not any(running):
+        taught_on_rows = any(term.on_rows for terms in running for term in terms)
+        if not taught_on_rows:
             batch = batch.labelled()
         if contrast is not None and not any(running):
             return contrast(batch, step)
-        assert known is not None
-        inputs = row_inputs(
-            task.dataset, list(features), batch, known=known.of(batch), known_user=known.of_requests(batch)
-        )
-        outputs = [_read(student, terms, inputs) for student, terms in zip(task.students, running, strict=True)]
+        inputs: Inputs | None = None
+        if contrast is None or taught_on_rows:
+            assert known is not None
+            inputs = row_inputs(
+                task.dataset, list(features), batch, known=known.of(batch), known_user=known.of_requests(batch)
+            )
+        outputs = [
+            UNREAD if inputs is None else _read(student, terms, inputs)
+            for student, terms in zip(task.students, running, strict=True)
+        ]
         pseudo: Inputs | None = None
         if task.munged is not None and any(term.munged for terms in running for term in terms):
             pseudo = task.munged(batch.sample_R[: len(batch.requests)])
         needed = {term.teacher for terms in running for term in terms}
-        taught = {t.name: t.output(inputs) for t in task.teachers if t.train is not None or t.name in needed}
+        asked = [] if inputs is None else [t for t in task.teachers if t.train is not None or t.name in needed]
+        taught = {} if inputs is None else {t.name: t.output(inputs) for t in asked}
         parts: LossParts = {}
         for student, terms, output in zip(task.students, running, outputs, strict=True):
             label: LossParts = {}

@@ -57,7 +57,8 @@ class Term:
 
     Where its ``weight`` of (step, total steps) is 0 the term is not computed, so nothing of it can leak into the step.
     ``layers`` are the student's hidden states that it reads, ``teacher`` the live teacher it needs, if any.
-    ``hint_only`` terms are those of a first phase that trains by them alone; ``munged`` ones read pseudo rows, too.
+    ``hint_only`` terms are those of a first phase that trains by them alone; ``munged`` ones read pseudo rows, too;
+    those that are not ``on_rows`` have rows of their own and read nothing of the batch.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Term:
     teacher: str | None = None
     hint_only: bool = False
     munged: bool = False
+    on_rows: bool = True
 
 
 @final

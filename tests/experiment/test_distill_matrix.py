@@ -23,7 +23,7 @@ from cascade_kd.experiment import training
 from cascade_kd.experiment.joint import joint_name
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.training import Round, Workshop
+from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.interrupt import Interrupted
 from cascade_kd.train import ProgressLog, load_checkpoint, samples
 

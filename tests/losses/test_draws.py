@@ -11,7 +11,6 @@ from cascade_kd.losses import (
     decay_weight,
     draw_chunks,
     draw_group_pairs,
-    draw_outside,
     draw_pairs,
     draw_permutations,
     draw_places,
@@ -89,26 +88,6 @@ def test_interesting_items_follow_the_teachers_decay():
     place, _ = draw_places(decay_weight(where, 2.0), 1, where_BK=where, generator=generator())
     weights = [math.exp(-r / 2) for r in (1, 2, 3)]
     assert_chances(place, {(p,): w / sum(weights) for p, w in zip((0, 1, 3), weights, strict=True)})
-
-
-def test_items_from_outside_are_uniform_over_what_is_left():
-    exclude = repeated(7, 2, 2, 1, 5, 0, 99, dtype=torch.int64)
-    item, where = draw_outside(
-        exclude, 8, 1, where_BE=repeated(1, 1, 1, 1, 0, 1, 1), generator=generator()
-    )  # 5 is masked, 0 and 99 are no items
-    assert where.all()
-    assert_chances(item, {(code,): 1 / 5 for code in (3, 4, 5, 6, 8)})
-
-
-def test_items_from_outside_are_distinct_and_may_be_none():
-    exclude = torch.tensor([[1, 2, 3, 4], [2, 4, 4, 4]])
-    item, where = draw_outside(exclude, 4, 50, where_BE=torch.ones(2, 4, dtype=torch.bool), generator=generator())
-    assert not where[0].any()
-    assert item[1][where[1]].tolist() == [1, 3]
-    free, where = draw_outside(
-        exclude[:, :0], 3, 50, where_BE=torch.ones(2, 0, dtype=torch.bool), generator=generator()
-    )
-    assert [free[i][where[i]].tolist() for i in (0, 1)] == [[1, 2, 3]] * 2
 
 
 @pytest.mark.parametrize("k", [1, 2, 9, None])
@@ -216,7 +195,6 @@ def test_popularity_groups_partition_the_items_into_equal_masses():
 
 DRAWS = {
     "places": lambda w, g: draw_places(decay_weight(w, 3.0), 3, where_BK=w, generator=g),
-    "outside": lambda w, g: draw_outside(positions(w), 40, 3, where_BE=w, generator=g),
     "pairs": lambda w, g: draw_pairs(w, 3, k=2, generator=g),
     "group pairs": lambda w, g: draw_group_pairs(
         positions(w) % 2, 3, num_groups=2, scale=20.0, where_BK=w, generator=g

@@ -119,7 +119,9 @@ def group(
     rows_M = dataset.rows("train")[:240]
     task = Task("stage", student, nets["stage"].features, dataset, train, rows_M, seed=7, label_weight=label_weight)  # type: ignore[arg-type]
     stage: Any = SimpleNamespace(label_weight=label_weight)
-    lessons = make_lessons(stage, nets["stage"], [pair], {pair.source: nets["rank"]}, {}, dataset, task.seed, munged={})
+    lessons = make_lessons(
+        stage, nets["stage"], [pair], {pair.source: nets["rank"]}, {}, dataset, task.seed, munged={}, on_lists={}
+    )
     live = LiveTeacher(
         pair.source, teacher, nets["rank"].features, live_layers([pair], pair.source), train if trained else None
     )  # type: ignore[arg-type]
@@ -515,7 +517,7 @@ def two_students(dataset: Dataset, first: dict[str, Any], second: dict[str, Any]
     net = Net(other, made.task.features)
     stage: Any = SimpleNamespace(label_weight=1.0)
     teacher = Net(made.teacher, made.task.teachers[0].features)  # type: ignore[arg-type]
-    lessons = make_lessons(stage, net, [pair], {pair.source: teacher}, {}, dataset, 9, munged={})
+    lessons = make_lessons(stage, net, [pair], {pair.source: teacher}, {}, dataset, 9, munged={}, on_lists={})
     live = replace(made.task.teachers[0], layers=live_layers([made.pair, pair], pair.source))
     others = (Student("other", other, net.features, 1.0, lessons.terms),)
     return replace(made, task=replace(made.task, others=others, teachers=(live,))), other

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cascade_kd.losses.checks import check_same_shape
 from cascade_kd.losses.order.places import first_places, position_weight, positions, student_rank
-from cascade_kd.masked import masked_mean
+from cascade_kd.masked import masked_mean, masked_sum
 
 
 def pair_loss(excess_P: Tensor, margin: float | None = None) -> Tensor:
@@ -79,9 +79,15 @@ def delta_ndcg(score_BK: Tensor, *, where_BK: Tensor, k: int | None = None) -> T
 
 
 def sampled_pairwise(
-    score_BK: Tensor, upper_BP: Tensor, lower_BP: Tensor, *, where_BP: Tensor, margin: float | None = None
+    score_BK: Tensor,
+    upper_BP: Tensor,
+    lower_BP: Tensor,
+    *,
+    where_BP: Tensor,
+    margin: float | None = None,
+    weight_BP: Tensor | None = None,
 ) -> Tensor:
-    """Mean over given pairs of places, [B]; 0 for a list without a pair.
+    """Mean over given pairs of places, weighted where they have weights, [B]; 0 for a list without a pair.
 
     Pairs of ``draw_pairs`` make it the sampled form of :func:`topk_pairwise`; pairs of ``draw_group_pairs``, which
     never cross groups of popularity, make it UnKD's (Chen et al., "Unbiased knowledge distillation for
@@ -91,4 +97,9 @@ def sampled_pairwise(
     check_same_shape(upper_BP, where_BP, "pairs and their mask")
     check_same_shape(score_BK[:, :0], upper_BP[:, :0], "lists of scores and of pairs")
     excess_BP = score_BK.gather(1, lower_BP) - score_BK.gather(1, upper_BP)
-    return masked_mean(pair_loss(excess_BP.masked_fill(~where_BP, 0.0), margin), where_BP)
+    loss_BP = pair_loss(excess_BP.masked_fill(~where_BP, 0.0), margin)
+    if weight_BP is None:
+        return masked_mean(loss_BP, where_BP)
+    check_same_shape(weight_BP, where_BP, "weights and the mask of pairs")
+    mass_B = masked_sum(weight_BP, where_BP)
+    return masked_sum(weight_BP * loss_BP, where_BP) / mass_B.masked_fill(mass_B == 0, 1.0)

@@ -1,0 +1,243 @@
+"""The lists that a student learns from: what the teacher is asked to order, and its order (floor 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cascade_kd.cascade import Cascade
+from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config.tables import DistillConfig
+from cascade_kd.data import Dataset
+from cascade_kd.distill import ListsConfig
+from cascade_kd.errors import UserError
+from cascade_kd.experiment.nets import Net
+from cascade_kd.experiment.store import content_key
+from cascade_kd.experiment.workshop import Round, Trained, Workshop
+from cascade_kd.stages import RetrievalStage, ScoringStage, Stage
+from cascade_kd.streams import stream
+from cascade_kd.train import Task, Term, upstream_lists
+from cascade_kd.train.list_terms import list_term
+from cascade_kd.train.lists import end_of_training_requests
+from cascade_kd.train.teacher_lists import (
+    LoggedLists,
+    TeacherLists,
+    columns_of,
+    logged_lists,
+    order_logged,
+    teacher_lists,
+)
+from cascade_kd.types import Candidates, Requests
+
+LARGE_CATALOGUE = 200_000  # items that no teacher orders for every user unless told to approximate
+WIDER = 10  # times `depth`: what an approximate teacher orders
+CELLS_PER_BLOCK = 1 << 21  # (list, item) pairs of a block of work
+
+
+def upstream_key(shop: Workshop, upstream: Sequence[Trained]) -> str:
+    """The hash of what the stages before hand on."""
+    weights = [s.upstream_weight for s in shop.config.stages[: len(upstream)]]
+    stages = [trained.stage for trained in upstream]
+    indices = [stage.index.model_dump() for stage in stages if isinstance(stage, RetrievalStage)]
+    lists = [[trained.key, trained.stage.keep] for trained in upstream]
+    return content_key(lists=lists, upstream_weights=weights, indices=indices)
+
+
+def samples_key(shop: Workshop, stage: StageConfig, upstream: Sequence[Trained]) -> str:
+    """The hash of the lists that the stage draws samples from; empty where it draws none."""
+    if stage.train is None or not any(source.source == "upstream" for source in stage.train.samples):
+        return ""
+    return upstream_key(shop, upstream)
+
+
+def lists_from(shop: Workshop, upstream: Sequence[Trained]) -> Candidates:
+    """[U + 1, K] what the stages before hand on for every training user, by user code."""
+    cascade = Cascade(tuple(trained.stage for trained in upstream))
+    lists = shop.store.lists(upstream_key(shop, upstream), lambda: upstream_lists(cascade, shop.dataset))
+    device = shop.device
+    return Candidates(lists.item_BK.to(device), lists.score_BK.to(device), lists.valid_BK.to(device))
+
+
+def list_kind(config: ExperimentConfig, dataset: Dataset, pair: ListsConfig) -> str:
+    """What the pair's teacher orders, as written or by default."""
+    student = config.stage(pair.student)
+    alone = student.level == "recall" or student is config.stages[0]
+    return pair.kind(has_requests=dataset.events.request_N is not None, alone=alone)
+
+
+def ordered_lists(
+    shop: Workshop, pair: ListsConfig, teachers: Round, upstream: Sequence[Trained], title: str
+) -> TeacherLists:
+    """The lists of one pair in its teacher's order, from the store where they were made before.
+
+    The teacher orders as it does when it serves: one with an ``upstream_weight`` is given the scores of the stages
+    between. Raises UserError where no list has two places, and for a catalogue too large for every user.
+    """
+    kind, dataset = list_kind(shop.config, shop.dataset, pair), shop.dataset
+    depth = pair.depth_of(kind)
+    teacher = teachers[pair.teacher]
+    before = _stages_before(shop, pair, kind, teachers)
+    key = content_key(
+        order=kind,
+        depth=depth,
+        data=dataset.sha256,
+        teacher=None if kind == "log" else teacher.key,
+        before=[[trained.key, trained.stage.keep, _weight(trained.stage)] for trained in before],
+        weight=_weight(teacher.stage),
+        upstream=upstream_key(shop, upstream) if kind == "upstream" else None,
+        approximate=pair.approximate,
+    )
+    stages = [trained.stage for trained in before]
+    requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, depth)
+    with shop.progress.work(f"{title}  lists of {pair.teacher}") as advance:
+        lists = teacher_lists(
+            shop.store.orders(key),
+            requests,
+            ordered,
+            lists_per_block=max(1, CELLS_PER_BLOCK // max(1, width)),
+            advance=advance,
+        )
+    what = f"{len(lists):,} lists in the order of '{pair.teacher}' ({kind}), {lists.dropped:,} shorter than 2 left out"
+    if not len(lists):
+        raise UserError(f"distill {pair.name}: {what}; want other `lists`, or a method that needs none")
+    shop.progress.say(f"{title}  {what}")
+    return lists
+
+
+def list_terms(
+    shop: Workshop,
+    task: Task,
+    net: Net,
+    pairs: Sequence[DistillConfig],
+    teachers: Round,
+    upstream: Sequence[Trained],
+    title: str,
+) -> dict[str, Term]:
+    """By name of the pair, the terms of those pairs of one student that learn on lists."""
+    return {
+        pair.name: list_term(
+            pair,
+            ordered_lists(shop, pair, teachers, upstream, title),
+            net.model,
+            [feature.name for feature in net.features],
+            shop.dataset,
+            stream(task.seed, f"lists of {pair.name}"),
+            kind=list_kind(shop.config, shop.dataset, pair),
+            epochs=task.train.epochs,
+        )
+        for pair in pairs
+        if isinstance(pair, ListsConfig) and pair.on_lists
+    }
+
+
+def _stages_before(shop: Workshop, pair: ListsConfig, kind: str, teachers: Round) -> list[Trained]:
+    """The served stages whose scores reach a teacher that counts them in, up to it: none for other teachers."""
+    names = [stage.name for stage in shop.config.stages]
+    if not _weight(teachers[pair.teacher].stage) or kind not in ("upstream", "catalogue"):
+        return []
+    first = names.index(pair.student) if kind == "upstream" else 0
+    return [teachers[name] for name in names[first : names.index(pair.teacher)]]
+
+
+def _weight(stage: Stage) -> float:
+    return stage.upstream_weight if isinstance(stage, ScoringStage) else 0.0
+
+
+def _work(
+    shop: Workshop,
+    pair: ListsConfig,
+    kind: str,
+    before: Sequence[Stage],
+    teachers: Round,
+    upstream: Sequence[Trained],
+    depth: int | None,
+) -> tuple[Requests, Callable[[Tensor], dict[str, Tensor]], int]:
+    """The requests of the lists, what orders some of them by number, and how many items it is given for each."""
+    dataset, teacher = shop.dataset, teachers[pair.teacher].stage
+    if kind in ("requests", "log"):
+        logged = logged_lists(dataset, by_position=kind == "log")
+        if kind == "log":
+            return logged.requests, lambda number_B: _as_shown(logged, number_B, depth), logged.item_LK.shape[1]
+        return logged.requests, lambda number_B: order_logged(teacher, logged, number_B, depth), logged.item_LK.shape[1]
+    requests = end_of_training_requests(dataset)
+    scored = "logits" in teacher.signals
+    if kind == "upstream":
+        received_UK = lists_from(shop, upstream)
+        later = [*before, teacher]
+
+        def of_upstream(number_B: Tensor) -> dict[str, Tensor]:
+            asked = requests[number_B]
+            return columns_of(_through(later, asked, received_UK[asked.user_B]), depth, scored=scored)
+
+        return requests, of_upstream, received_UK.width
+    assert depth is not None, "settings cut the catalogue"
+    if isinstance(teacher, RetrievalStage):
+        search = replace(teacher, keep=min(depth, dataset.num_items), mask_seen=True)
+        return requests, lambda b: columns_of(search.order(requests[b]), depth, scored=True), dataset.num_items
+    catalogue, width = _catalogue(shop, pair, before, teacher, teachers, depth)
+    later = [*before[1:], teacher]
+
+    def of_catalogue(number_B: Tensor) -> dict[str, Tensor]:
+        asked = requests[number_B]
+        return columns_of(_through(later, asked, catalogue(asked)), depth, scored=scored)
+
+    return requests, of_catalogue, width
+
+
+def _catalogue(
+    shop: Workshop, pair: ListsConfig, before: Sequence[Stage], teacher: Stage, teachers: Round, depth: int
+) -> tuple[Callable[[Requests], Candidates], int]:
+    """What gives requests all items that their users have not in training, under the scores that the teacher counts in.
+
+    An approximate teacher is given the first stage's best. Also how many items that are.
+    """
+    dataset = shop.dataset
+    first = teachers[shop.config.stages[0].name].stage
+    if pair.approximate and isinstance(first, RetrievalStage):
+        width = min(WIDER * depth, dataset.num_items)
+        search = replace(first, keep=width, mask_seen=True)
+        return search.order, width
+    item_I = dataset.item_codes()
+    item_ID = first.item_vectors("valid") if before and isinstance(first, RetrievalStage) else None
+    if before and item_ID is None:
+        raise UserError(
+            f"distill {pair.name}: '{teacher.name}' counts in the scores of '{first.name}', which gives none of items "
+            'that it does not retrieve; want lists = "upstream", or upstream_weight = 0'
+        )
+
+    def of(requests: Requests) -> Candidates:
+        item_BI = item_I.expand(len(requests), -1)
+        if item_ID is None or not isinstance(first, RetrievalStage):
+            score_BI = torch.zeros(item_BI.shape, device=item_BI.device)
+        else:
+            score_BI = first.user_vectors(requests) @ item_ID.T
+        unseen_BI = ~dataset.is_seen(requests.user_B, item_BI, part=requests.part)
+        return Candidates.ranked(item_BI, score_BI, unseen_BI)
+
+    return of, dataset.num_items
+
+
+def check_lists(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Refuse to order a catalogue that is too large for every user, before anything is trained. Raises UserError."""
+    for pair in config.distill:
+        if not isinstance(pair, ListsConfig) or not pair.on_lists or pair.approximate:
+            continue
+        if list_kind(config, dataset, pair) == "catalogue" and dataset.num_items > LARGE_CATALOGUE:
+            raise UserError(
+                f"distill {pair.name}: the teacher would order {dataset.num_items:,} items for every training user; at "
+                f'most {LARGE_CATALOGUE:,} are ordered in full. Want approximate = true, or lists = "upstream"'
+            )
+
+
+def _through(stages: Sequence[Stage], requests: Requests, candidates: Candidates) -> Candidates:
+    """What the last stage says when every stage before it keeps everything."""
+    for stage in stages:
+        candidates = stage.order(requests, candidates)
+    return candidates
+
+
+def _as_shown(logged: LoggedLists, number_B: Tensor, depth: int | None) -> dict[str, Tensor]:
+    return {"item": logged.item_LK[number_B, :depth].int(), "event": logged.event_LK[number_B, :depth]}
