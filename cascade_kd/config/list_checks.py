@@ -42,7 +42,9 @@ def check_lists(
             yield place((*at, "lists"), f"{message}, or choose one of {listing(LISTWISE)}")
             continue
         if not pair.on_lists:
-            for key in sorted(pair.model_fields_set & set(LIST_KEYS)):
+            for key in LIST_KEYS:
+                if getattr(pair, key) == type(pair).model_fields[key].default:
+                    continue
                 message = f'loss = "{getattr(pair, "loss", "")}" without `lists` works row by row and has no'
                 yield place((*at, key), f"{message} {key}; leave it out, or add lists")
             continue
