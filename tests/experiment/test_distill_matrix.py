@@ -235,6 +235,19 @@ def test_a_joint_training_is_taken_from_the_store_whole(train: Train) -> None:
     assert different(model, again.weights(0, stage="rank"))
 
 
+def test_a_joint_teacher_that_goes_on_alone_leaves_its_student_behind(train: Train) -> None:
+    together = train(table(JOINT["linear"], more=SHARED))
+    on = train(table(JOINT["linear"], more=SHARED + "\nteacher_epochs = 1"))
+    assert not different(together.weights(1), on.weights(1))
+    name = joint_name("rank")
+    models = [of.rounds[-1][name].stage.model.state_dict() for of in (together, on)]  # type: ignore[attr-defined]
+    assert different(*models)
+    assert load_checkpoint(on.out / "checkpoints" / "0" / "1" / name / "last.safetensors").meta["state"]["step"] == 3
+    shutil.rmtree(on.out)
+    again = train(table(JOINT["linear"], more=SHARED + "\nteacher_epochs = 1"), fresh=False)  # from the store
+    assert not different(models[1], again.rounds[-1][name].stage.model.state_dict())  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("keys", list(TEACHERS.values()), ids=list(TEACHERS))
 def test_a_teacher_beside_the_cascade_changes_its_student_alone(train: Train, keys: str) -> None:
     distill = keys + table(OFFLINE["mse"], teacher="big")
