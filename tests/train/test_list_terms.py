@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -207,3 +208,29 @@ def test_the_second_weight_of_rd_waits_for_its_epoch(dataset: Dataset, model: Tw
     assert torch.equal(value(late, 49), value(plain, 49))  # two epochs of 50 steps
     assert torch.equal(value(late, 50), value(early, 50))
     assert not torch.equal(value(late, 50), value(plain, 50))
+
+
+@pytest.mark.parametrize("keys", [ORDER_ALONE["pointwise"], ORDER_ALONE["pairs"], ORDER_ALONE["listmle"]])
+def test_a_negative_behind_a_list_shorter_than_k_is_no_positive(
+    dataset: Dataset, lists: TeacherLists, keys: dict[str, Any]
+) -> None:
+    """A student that tells the list from the rest has nothing to learn but the order within."""
+    item = lists.columns["item"].long()
+    on_list = torch.zeros(dataset.num_users + 1, dataset.num_items + 1, dtype=torch.bool)
+    on_list[lists.requests.user_B.unsqueeze(1), item] = True
+
+    class Knows(nn.Module):
+        def forward(self, inputs: Any, hidden: Any = ()) -> Output:
+            known = on_list[inputs.user["user_id"][inputs.row_R], inputs.item["item_id"]]
+            return Output(torch.where(known, 40.0, -40.0))
+
+    length = (item > 0).sum(1)
+    assert (length < 50).all()
+    term = term_of({**keys, "k": 50, "alpha": 0.0, "negatives": 6, "lists_per_step": 20}, lists, Knows(), dataset)
+    got = float(value(term))
+    if keys["method"] == "topk-pointwise":
+        assert got < 1e-9
+    elif keys["method"] == "topk-pairwise":  # log 2 of a pair within the list, nothing of others
+        assert 0 < got < math.log(2)
+    else:  # minus the log-chance of one order of n equal items, log n!
+        assert got == pytest.approx(float(torch.lgamma(length.float() + 1).mean()), rel=1e-5)
