@@ -80,6 +80,8 @@ def _check_joint(
     if teacher is None or student is None:
         return
     keys = teacher.keys
+    if isinstance(keys, TeacherEntry) and keys.scores == "rank":
+        return ("ranking",)
     if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
         yield place((*at, "mode"), f"'{pair.teacher}' is no single model, which a joint step trains; want 'offline'")
     for draft in (teacher, student):
@@ -200,6 +202,8 @@ def _signals(teacher: StageDraft | None) -> tuple[str, ...] | None:
     if teacher is None:
         return None
     keys = teacher.keys
+    if isinstance(keys, TeacherEntry) and keys.scores == "rank":
+        return ("ranking",)
     if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
         return ("logits", "ranking")
     return teacher.kind.signals if teacher.kind is not None else None

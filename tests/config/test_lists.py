@@ -129,6 +129,19 @@ def test_the_first_stage_has_nothing_before_it(project: Any) -> None:
     assert "no stage stands before 'recall'" in problem.message
 
 
+def test_ranks_of_your_own_teach_an_order_and_no_logits(project: Any) -> None:
+    project.edit(
+        "little.toml", 'name = "price"\nkind = "numeric"', 'name = "price"\nkind = "numeric"\ntransform = "none"'
+    )
+    mine = "[[teacher]]\nname = 'mine'\ncolumn = 'price'\nscores = 'rank'\n"
+    written(project, mine + PAIR.format("mine", "prerank", "rrd") + "lists = 'requests'\n", REQUESTS)
+    assert project.load().teachers[0].scores == "rank"
+    project.edit("exp.toml", "'rrd'\nlists = 'requests'\n", "'logit'\n")
+    (problem,) = project.problems()
+    assert problem.key == "distill.0.teacher"
+    assert "needs the signal 'logits' of its teacher; 'mine' gives 'ranking'" in problem.message
+
+
 def test_a_column_of_scores_orders_logged_events_alone(project: Any) -> None:
     project.edit(
         "little.toml", 'name = "price"\nkind = "numeric"', 'name = "price"\nkind = "numeric"\ntransform = "none"'
