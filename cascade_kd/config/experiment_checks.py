@@ -80,8 +80,6 @@ def _check_joint(
     if teacher is None or student is None:
         return
     keys = teacher.keys
-    if isinstance(keys, TeacherEntry) and keys.scores == "rank":
-        return ("ranking",)
     if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
         yield place((*at, "mode"), f"'{pair.teacher}' is no single model, which a joint step trains; want 'offline'")
     for draft in (teacher, student):

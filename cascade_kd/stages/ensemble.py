@@ -54,8 +54,8 @@ class EnsembleStage:
 class ColumnStage:
     """Teaches with a column of the event table: logits of logged events, NaN of any other row.
 
-    A probability is taken to its logit, 0 and 1 to those of 1e-6 and 1 - 1e-6. Of ranks, 1 the best, the negative stands
-    in for a logit: config lets methods on the order alone learn from it.
+    A probability is taken to its logit, 0 and 1 to those of 1e-6 and 1 - 1e-6. Of ranks, 1 the best, the negative
+    stands in for a logit: config lets methods on the order alone learn from it.
     """
 
     name: str
