@@ -246,7 +246,7 @@ def test_lists(command: Command, tiny: Tiny, repository: Path) -> None:
     assert [row.split()[0] for row in rows["stages"]] == shipped
     assert {"prerank/two-tower", "rank/dcnv2", "recall/two-tower"} <= set(shipped)
     assert {"movielens-1m", "synthetic"} <= {row.split()[0] for row in rows["datasets"]}
-    assert [row.split()[0] for row in rows["distillers"]] == ["logit", "hidden", "relation"]
+    assert [row.split()[0] for row in rows["distillers"]] == list(DISTILLERS)
     assert "gauc" in {row.split()[0] for row in rows["metrics"]}
     assert all(len(row.split()) > 3 for of_kind in rows.values() for row in of_kind), "a name and words"
     layers = command("list", "layers", tiny())
