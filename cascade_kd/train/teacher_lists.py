@@ -66,6 +66,11 @@ class TeacherLists:
     def __len__(self) -> int:
         return len(self.number_L)
 
+    @property
+    def longest(self) -> int:
+        """Places of the longest list."""
+        return self.columns["item"].shape[1]
+
     def batch(self, number_B: Tensor) -> ListBatch:
         """The lists numbered ``number_B`` (CPU), cut to the longest of them, on the device of the requests."""
         device = self.requests.user_B.device
