@@ -79,7 +79,8 @@ def load_experiment(
     """Read an experiment, the stage files and the data-set file it names, and check all of it.
 
     ``overrides`` are ``KEY=VALUE`` as of ``--set``, applied before validation, later ones over earlier ones.
-    ``without_distill`` leaves out distillers and objectives, and the expected bands, which are those of the distilled run.
+    ``without_distill`` leaves out distillers and objectives, and the expected bands, which are those of the distilled
+    run.
     Raises ConfigError with all problems of all files, UserError where there is no such file or name.
     """
     document = read_document(catalogue.resolve("experiments", str(path_or_name)))
@@ -216,7 +217,7 @@ def _read_methods(
     sources: Sources,
     problems: list[Problem],
 ) -> dict[int, Method]:
-    """The entries of ``[[distill]]`` or ``[[objective]]`` that can be read, each by the model of its method, by number."""
+    """The entries of ``table`` that can be read, each by the model of its method, by number."""
     found: dict[int, Method] = {}
     for number, entry in _tables(data.get(table)).items():
         at: KeyPath = (table, number)

@@ -32,6 +32,10 @@ class ObjectiveConfig(ListKeys, Weighted):
     label: str | None = None
     """With truth `label`: a label of the data set; that of the last of `stages` unless given."""
 
+    k: int | None = Field(default=None, ge=1)
+    """With truth `top`: so many truths of a list, fewer where it is shorter; the last stage's `keep` unless given.
+    `icc`, `fs` and `copr` read the order alone, and k counts in their `joint_recall@k@m`."""
+
     @field_validator("stages")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,6 +72,16 @@ class ObjectiveConfig(ListKeys, Weighted):
             raise ValueError('truth = "top" reads no label; leave it out, or want truth = "label"')
         return value
 
+    @field_validator("k")
+    @classmethod
+    def _k_of_an_order(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("truth") == "label":
+            raise ValueError('truth = "label" has as many truths as true labels; leave k out')
+        depth = info.data.get("depth")
+        if value is not None and depth is not None and value > depth:
+            raise ValueError(f"the lists end at depth = {depth}, before k; got {value}")
+        return value
+
     @property
     def name(self) -> str:
         """How reports and logs call it: ``method:first+second``."""
@@ -84,23 +98,6 @@ class ObjectiveConfig(ListKeys, Weighted):
         return self.stages[0]
 
 
-class TruthConfig(ObjectiveConfig):
-    """What methods say that tell the truths of a list from the rest."""
-
-    k: int | None = Field(default=None, ge=1)
-    """With truth `top`: so many truths of a list, fewer where it is shorter; the last stage's `keep` unless given."""
-
-    @field_validator("k")
-    @classmethod
-    def _k_of_an_order(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("truth") == "label":
-            raise ValueError('truth = "label" has as many truths as true labels; leave k out')
-        depth = info.data.get("depth")
-        if value is not None and depth is not None and value > depth:
-            raise ValueError(f"the lists end at depth = {depth}, before k; got {value}")
-        return value
-
-
 def _one_a_stage(value: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
     stages = info.data.get("stages")
     if value is not None and stages is not None and len(value) != len(stages):
@@ -108,7 +105,7 @@ def _one_a_stage(value: tuple[int, ...] | None, info: ValidationInfo) -> tuple[i
     return value
 
 
-class LCRONConfig(TruthConfig):
+class LCRONConfig(ObjectiveConfig):
     """The chance of the truths to survive the cuts of all stages, by NeuralSort, beside that of every stage alone."""
 
     method: Literal["lcron"]
@@ -122,7 +119,7 @@ class LCRONConfig(TruthConfig):
     _budgets = field_validator("budgets")(_one_a_stage)
 
 
-class ARFConfig(TruthConfig):
+class ARFConfig(ObjectiveConfig):
     """Every stage's recall of the truths at its budget beside the whole order of the list, both by NeuralSort."""
 
     ordered: ClassVar[bool] = True
@@ -159,8 +156,8 @@ class FSConfig(ObjectiveConfig):
     """Pairs of a list whose upper place came further down the cascade, for every stage by itself."""
 
     method: Literal["fs"]
-    """The objective (FS-LTR of RecFlow, ICLR 2025, in its RankNet form): a `[[teacher]]` with `column` says how far every row
-    came, and equal values are no pair. With truth `label`, pairs of a true and a false row."""
+    """The objective (FS-LTR of RecFlow, ICLR 2025, in its RankNet form). A `[[teacher]]` with `column` says how far
+    every row came, and equal values are no pair; with truth `label`, pairs of a true and a false row."""
 
 
 class COPRConfig(ObjectiveConfig):
@@ -174,7 +171,7 @@ class COPRConfig(ObjectiveConfig):
     """Chunks of equal length that a list is cut into; one place of each is drawn in every step."""
 
 
-class RankFlowConfig(TruthConfig):
+class RankFlowConfig(ObjectiveConfig):
     """Every stage learns the truths of what the stage before passes, and from the stage behind it."""
 
     method: Literal["rankflow"]

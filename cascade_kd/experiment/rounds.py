@@ -58,7 +58,7 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
 
 
 def _teaches_alone(config: ExperimentConfig, name: str) -> bool:
-    """Whether a teacher has to be complete before its students: it teaches offline, orders lists, or is one of an ensemble."""
+    """Whether a teacher has to be complete before its students: it teaches offline, orders lists, is in an ensemble."""
     in_ensemble = any(name in teacher.members for teacher in config.teachers)
     asked = [d.teacher for d in config.distill if d.mode == "offline"] + [o.teacher for o in config.objectives]
     return in_ensemble or name in asked

@@ -29,6 +29,7 @@ from cascade_kd.evaluate.evaluation import Labelled, row_metrics
 from cascade_kd.experiment.joint import check_sharing, joint_name
 from cascade_kd.experiment.lists import check_lists
 from cascade_kd.experiment.nets import check_layers, nets_of
+from cascade_kd.experiment.request_lists import add_request_metrics
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.rundir import (
     CHECKPOINTS,
@@ -148,6 +149,8 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
+    for evaluation in (base,) if final is base else (base, final):
+        add_request_metrics(config, dataset, rounds[0], evaluation)
     last = config.stages[-1]
     ks = tuple(sorted({*config.evaluate.k, last.keep}))
     mask_seen = config.evaluate.mask_seen

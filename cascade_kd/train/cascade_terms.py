@@ -24,7 +24,6 @@ from cascade_kd.distill.objectives import (
     ICCConfig,
     LCRONConfig,
     RankFlowConfig,
-    TruthConfig,
 )
 from cascade_kd.losses import (
     arf,
@@ -67,7 +66,7 @@ class ListsMoment:
 
 @final
 class PartWeights(nn.Module):
-    """The learnt weights of an objective's parts, one a stage, 1 at the start: trained with the stages, never served."""
+    """Learnt weights of an objective's parts, one a stage, 1 at the start: trained with the stages, never served."""
 
     def __init__(self, num: int) -> None:
         super().__init__()
@@ -137,9 +136,8 @@ def truths(config: AnyObjective, batch: ListBatch, labels: Mapping[str, Tensor])
         assert config.label is not None, "config fills it in"
         level_BK = labels[config.label][batch.event_BK.clamp(min=0)].float().masked_fill(~where_BK, 0.0)
         return level_BK > 0, level_BK
-    truth_BK = top_places(where_BK, config.k) if isinstance(config, TruthConfig) else where_BK
     score_BK = -positions(where_BK).float() if batch.score_BK is None else batch.score_BK
-    return truth_BK, score_BK.masked_fill(~where_BK, 0.0)
+    return top_places(where_BK, config.k), score_BK.masked_fill(~where_BK, 0.0)
 
 
 def objective_loss(config: AnyObjective) -> Callable[[ListsMoment], Tensor]:

@@ -157,8 +157,8 @@ def _train(
     end = min(course.epoch_end for course in live)
     while (at := live[0].state.step) < end and interrupt.signum is None:
         assert at == step, "all that still learn have taken every step"
-        parts = [_label_parts(course) for course in live]
         weight = objective.weight(step, total_steps)
+        parts = [{} if weight and _is_silent(course.task) else _label_parts(course) for course in live]
         shared: LossParts = {}
         if weight:
             shared = {objective.name: weight * objective.loss(step, learning)}
@@ -174,6 +174,11 @@ def _train(
             _note(course, bar, own | shared)
         step += 1
     return step
+
+
+def _is_silent(task: Task) -> bool:
+    """Whether the stage learns from its objective alone, so that its own rows need not be read."""
+    return task.label_weight == 0.0 and not task.terms
 
 
 def _label_parts(course: Course) -> LossParts:
