@@ -22,7 +22,18 @@ from cascade_kd.data.definition import (
     TableSource,
 )
 from cascade_kd.data.features import KIND_KEYS
-from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, PairConfig, RelationDistillConfig
+from cascade_kd.distill.order_settings import (
+    CDConfig,
+    DCDConfig,
+    ListwiseConfig,
+    PairwiseConfig,
+    RDConfig,
+    RRDConfig,
+    TopKConfig,
+    UnKDConfig,
+)
+from cascade_kd.distill.pair import ListsConfig, PairConfig
+from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, RelationDistillConfig
 from cascade_kd.models.settings import HistoryConfig
 from cascade_kd.retrieval.settings import IndexConfig
 from cascade_kd.train.settings import SampleSource, TrainConfig, TransferConfig
@@ -51,6 +62,15 @@ DISTILL: dict[str, type[BaseModel]] = {
     'method = "logit"': LogitDistillConfig,
     'method = "hidden"': HiddenDistillConfig,
     'method = "relation"': RelationDistillConfig,
+    "lists": ListsConfig,
+    "topk-": TopKConfig,
+    'method = "topk-pairwise"': PairwiseConfig,
+    'method = "topk-listwise"': ListwiseConfig,
+    'method = "rd"': RDConfig,
+    'method = "cd"': CDConfig,
+    'method = "rrd"': RRDConfig,
+    'method = "dcd"': DCDConfig,
+    'method = "unkd"': UnKDConfig,
     "[[teacher]]": TeacherEntry,
     "[transfer]": TransferConfig,
 }
@@ -61,10 +81,12 @@ SECTIONS = {  # tables of a file, each with rows of its own
     },
     StageFile: {"model", "train", "index"},
     TeacherEntry: {*StageEntry.model_fields} - {"name", "level"},
+    **{method: {*PairConfig.model_fields} for method in (HiddenDistillConfig, RelationDistillConfig, ListsConfig)},
     **{
-        method: {*PairConfig.model_fields}
-        for method in (LogitDistillConfig, HiddenDistillConfig, RelationDistillConfig)
+        method: {*ListsConfig.model_fields}
+        for method in (LogitDistillConfig, TopKConfig, RDConfig, CDConfig, RRDConfig, DCDConfig, UnKDConfig)
     },
+    **{method: {*TopKConfig.model_fields} for method in (PairwiseConfig, ListwiseConfig)},
 }
 
 

@@ -200,6 +200,8 @@ def _signals(teacher: StageDraft | None) -> tuple[str, ...] | None:
     if teacher is None:
         return None
     keys = teacher.keys
+    if isinstance(keys, TeacherEntry) and keys.scores == "rank":
+        return ("ranking",)
     if stands_in(keys) or (isinstance(keys, TeacherEntry) and keys.copies > 1):
         return ("logits", "ranking")
     return teacher.kind.signals if teacher.kind is not None else None

@@ -116,7 +116,7 @@ class TeacherEntry(StageEntry):
     """An ensemble of these teachers and stages, in the place of a model: the mean of their probabilities."""
     column: str | None = None
     """Scores of your own, in the place of a model: a numeric feature of the data set with `transform = "none"`."""
-    scores: Literal["logit", "probability"] = "logit"
+    scores: Literal["logit", "probability", "rank"] = "logit"
     """What `column` holds."""
 
 

@@ -69,7 +69,7 @@ class TeacherConfig:
     copies: int
     members: tuple[str, ...]
     column: str | None
-    scores: Literal["logit", "probability"]
+    scores: Literal["logit", "probability", "rank"]
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:

@@ -90,6 +90,8 @@ class PairConfig(Weighted):
     features of the same vocabulary."""
     block: bool = True
     """With mode `joint`: the distillation gradient does not reach the teacher."""
+    teacher_epochs: int = Field(default=0, ge=0)
+    """With mode `joint`: epochs that the teacher goes on alone, on its label, when its students are done."""
 
     @field_validator("share")
     @classmethod
@@ -113,6 +115,13 @@ class PairConfig(Weighted):
     def _open_when_joint(cls, value: bool, info: ValidationInfo) -> bool:
         if not value and info.data.get("mode") == "offline":
             raise ValueError('an offline teacher is frozen whatever block says; leave it out, or take mode = "joint"')
+        return value
+
+    @field_validator("teacher_epochs")
+    @classmethod
+    def _alone_after_joint(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("mode") == "offline":
+            raise ValueError('an offline teacher is complete; leave teacher_epochs out, or take mode = "joint"')
         return value
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cascade_kd.cascade import Step, batches_of
+from cascade_kd.evaluate.consistency import agreement
 from cascade_kd.metrics import overlap_at
 from cascade_kd.stages import Stage
 from cascade_kd.types import Candidates, Requests
@@ -26,7 +27,7 @@ def distill_metrics(
     distilled: dict[str, Any],
     taught: dict[str, Any],
 ) -> dict[str, Any]:
-    """overlap@k of teacher and student, both ordering what the student received, and the recovery ratios.
+    """overlap@k and tau of teacher and student, both ordering what the student received, and the recovery ratios.
 
     Recovery is (distilled - student) / (teacher - student), null where the teacher is no better than the student.
     ``student``, ``distilled`` and ``taught`` are the metric trees of the undistilled student, the student, the
@@ -46,7 +47,7 @@ def distill_metrics(
         f"overlap@{k}": overlap_at(ordered.item_BK, ordered.valid_BK, order.item_BK, order.valid_BK, k).as_dict()
         for k in sorted({k for k in ks if k <= order.width} | {min(student_step.keep, order.width)})
     }
-    return tree | recovery
+    return {"tau": agreement(ordered, order, order.width)["tau"]} | tree | recovery
 
 
 def _recovery(name: str, student: dict[str, Any], distilled: dict[str, Any], taught: dict[str, Any]) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cascade_kd.cascade import Cascade, Trace
 from cascade_kd.data import Dataset, EvaluationRequests, evaluation_requests
+from cascade_kd.evaluate.consistency import agreement, popularity_of, recall_by_popularity
 from cascade_kd.evaluate.settings import EvaluateConfig
 from cascade_kd.metrics import (
     auc,
@@ -60,7 +61,8 @@ def evaluate(
     stage's own order of what it received, k up to what it received (a recall stage: up to its ``keep``), and always
     at its own ``keep``; ``cascade`` holds the last stage's output and the share of positives that every stage keeps
     (``survival``) and drops (``lost``). auc, gauc, logloss and ece are over the test rows of the stage's own label. A
-    recall stage also has the facts of its ``index``, which was measured on validation requests.
+    recall stage also has the facts of its ``index``, which was measured on validation requests, a later one its
+    agreement with the order that it received (``previous``); ``popularity`` is recall@keep by groups of items.
     """
     cascade = Cascade(tuple(_masking(stage, config.mask_seen) for stage in cascade.stages))
     last = cascade.stages[-1]
@@ -70,6 +72,7 @@ def evaluate(
     }
     trace = cascade.trace(asked.requests)
     num_positives_B = asked.offsets_B1.diff()
+    group_I1 = popularity_of(dataset)
     stages: Tree = {}
     calibration: dict[str, list[dict[str, float]]] = {}
     logits: dict[str, Tensor] = {}
@@ -85,7 +88,11 @@ def evaluate(
         stages[stage.name] = tree | {"seconds_per_1000_requests": 1000 * step.seconds / max(1, len(asked.requests))}
         if stage.name in indices:
             stages[stage.name]["index"] = {**indices[stage.name].facts, "notes": list(indices[stage.name].notes)}
-        kept_hits.append(hit_BK[:, : stage.keep].sum(1))
+        if step.received is not None:
+            stages[stage.name]["previous"] = agreement(step.ordered, step.received, stage.keep)
+        kept = hit_BK[:, : stage.keep]
+        stages[stage.name]["popularity"] = recall_by_popularity(step.kept, kept, asked, group_I1)
+        kept_hits.append(kept.sum(1))
     funnel = survival(kept_hits, num_positives_B)
     final_BK = hits(trace.steps[-1].kept.item_BK, trace.steps[-1].kept.valid_BK, asked.offsets_B1, asked.positive_P)
     width = final_BK.shape[1]

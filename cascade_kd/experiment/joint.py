@@ -65,7 +65,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     """Train a teacher and all its joint students in one run; each student as a stage, and the teacher.
 
     All see the batches of the first student. A student is saved and served alone: what it shares lies with it, and of
-    several students that share, every one gets its own copy in the end.
+    several students that share, every one gets its own copy in the end. Then the teacher goes on alone, if asked to.
     """
     config, dataset = shop.config, shop.dataset
     students = group_of(shop, teacher_name)
@@ -110,6 +110,9 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     group: Round = {}
     for net in (teacher, *nets.values()):
         settle(as_module(net))
+    alone = max(pair.teacher_epochs for pair in every)
+    if alone:
+        _go_on_alone(shop, seed, round_number, teaching, teacher, before, alone, key)
     for name, config_of, net in (
         *((s.name, s, nets[s.name]) for s in students),
         (joint_name(teacher_name), teaching, teacher),
@@ -124,6 +127,40 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
             as_stage(config_of, net.model, net.features, dataset), own_key, curve if name in nets else ()
         )
     return group
+
+
+def _go_on_alone(
+    shop: Workshop,
+    seed: int,
+    round_number: int,
+    teaching: StageConfig,
+    teacher: Net,
+    before: Round,
+    epochs: int,
+    group_key: str,
+) -> None:
+    """Train a joint teacher on, from where its students left it: on its own label and rows, by a fresh optimiser.
+
+    What it shared is its own by now, so no student changes.
+    """
+    assert teaching.train is not None, "config refuses a model without [train]"
+    stages = shop.config.stages
+    served = stages.index(teaching) if teaching in stages else len(stages) - 1
+    upstream = [before[s.name] for s in stages[:served]]
+    lists_key = samples_key(shop, teaching, upstream)
+    name = joint_name(teaching.name)
+    longer = replace(teaching, train=teaching.train.model_copy(update={"epochs": epochs}))
+    task = plain_task(shop, seed, round_number, longer, teacher, upstream, lists_key)
+    key = content_key(group=group_key, lists=lists_key, alone=epochs)
+    folder = shop.folder(seed, round_number, name)
+    restore(shop, key, folder, name, seed, round_number)
+    if is_finished(folder):
+        load_best(as_module(teacher), folder)
+        return
+    about = {"stage": name, "seed": seed, "round": round_number, "key": key}
+    about["embedding_tables"] = embedding_tables(as_module(teacher))
+    fit(replace(task, stage=name), folder, shop.progress, about=about)
+    shop.store.keep(key, folder)
 
 
 def _upstream(shop: Workshop, stage: StageConfig, before: Round) -> list[Trained]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +46,7 @@ from cascade_kd.experiment.store import Store
 from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
-from cascade_kd.stages import LogitStage
+from cascade_kd.stages import ColumnStage, LogitStage
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
@@ -198,6 +198,8 @@ def _teacher_metrics(
         else:
             students = [pair.student for pair in config.distill if pair.teacher == plain]
             labelled = labels[students[0] if students else config.stages[-1].name]
+            if isinstance(trained.stage, ColumnStage) and trained.stage.scores == "rank":
+                labelled = replace(labelled, probability_model=False)
         assert isinstance(trained.stage, LogitStage)
         trees[name] = row_metrics(trained.stage, dataset, labelled)[0]
     return trees

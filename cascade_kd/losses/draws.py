@@ -42,16 +42,19 @@ def draw_places(weight_BK: Tensor, num: int, *, where_BK: Tensor, generator: tor
 
 
 def draw_pairs(
-    where_BK: Tensor, num: int, *, k: int | None = None, generator: torch.Generator
+    where_BK: Tensor, num: int, *, k: int | Tensor | None = None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw pairs of places uniformly, with replacement, from those of ``topk_pairwise``.
 
-    Returns (``upper_BP``, ``lower_BP``, ``where_BP``): upper among the teacher's first k (None: any), lower anywhere
-    behind it. Lists shorter than 2 have none.
+    Returns (``upper_BP``, ``lower_BP``, ``where_BP``): upper among the teacher's first k (None: any; [B]: of every list
+    its own), lower anywhere behind it. Lists shorter than 2 have none.
     """
     order_BK = first_places(where_BK, None)
     num_B1 = where_BK.sum(dim=1, keepdim=True)
-    below_Bk = (num_B1 - torch.arange(1, order_BK[:, :k].shape[1] + 1, device=where_BK.device)).clamp(min=0)
+    position_k = torch.arange(1, first_places(where_BK, k).shape[1] + 1, device=where_BK.device)
+    below_Bk = (num_B1 - position_k).clamp(min=0)
+    if isinstance(k, Tensor):
+        below_Bk = below_Bk.masked_fill(position_k > k.unsqueeze(1), 0)
     upto_Bk = below_Bk.cumsum(dim=1)  # pairs whose upper place is this one or before it
     total_B1 = upto_Bk[:, -1:]
     nth_BP = (_uniform((len(where_BK), num), generator, where_BK) * total_B1).long()

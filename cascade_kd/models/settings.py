@@ -49,7 +49,12 @@ class TwoTowerConfig(BaseModel):
     embedding_std: EmbeddingStd = EMBEDDING_STD
     embedding_max_rows: EmbeddingMaxRows = None
     hidden: tuple[int, ...] = Field(default=(64,), description="hidden widths of both towers")
-    output_size: int = Field(default=32, ge=1, description="width of the user and item vectors")
+    output_size: int = Field(
+        default=32,
+        ge=0,
+        description="width of the user and item vectors; 0: they are what `hidden` leaves, or with hidden = [] the "
+        "fields' embeddings side by side: matrix factorisation, where each side has its id alone",
+    )
     similarity: Literal["dot", "cosine"] = Field(default="dot", description="cosine: both vectors have length 1")
     temperature: float = Field(default=1.0, gt=0.0, description="the similarity is divided by it")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="after each hidden layer")

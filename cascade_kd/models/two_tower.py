@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cascade_kd.errors import UserError
 from cascade_kd.models.fields import FieldEmbedding
 from cascade_kd.models.history import make_encoder, means_along
+from cascade_kd.models.interaction import linear
 from cascade_kd.models.interface import Stretches
 from cascade_kd.models.mlp import MLP
 from cascade_kd.models.settings import TwoTowerConfig
@@ -20,14 +21,14 @@ from cascade_kd.types import ITEM_ID, Feature, Inputs, Level, Output, Side
 
 
 class Tower(nn.Module):
-    """Fields -> MLP -> linear projection to the output width."""
+    """Fields -> MLP -> linear projection to the output width, if any."""
 
     def __init__(self, num_fields: int, config: TwoTowerConfig) -> None:
         super().__init__()
         self.mlp = MLP(num_fields * config.embedding_size, config.hidden, dropout=config.dropout)
-        self.out = nn.Linear(self.mlp.out_width, config.output_size)
-        nn.init.xavier_uniform_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out: nn.Module = nn.Identity()
+        if config.output_size:
+            self.out = linear(self.mlp.out_width, config.output_size)
 
     def forward(self, fields_NFD: Tensor, hidden: Collection[str], prefix: str) -> tuple[Tensor, dict[str, Tensor]]:
         """[N, F, D] to [N, output], and the hidden states asked for."""
@@ -64,6 +65,12 @@ class TwoTower(nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.user = Tower(len(self.fields.user.names) + len(encoders), config)
         self.item = Tower(len(self.fields.item.names), config)
+        if not config.output_size and self.user.mlp.out_width != self.item.mlp.out_width:
+            raise UserError(
+                f"a two-tower model without a projection has user vectors of width {self.user.mlp.out_width} and item "
+                f"vectors of width {self.item.mlp.out_width}; want output_size >= 1, as many fields on either side, or "
+                "a hidden layer"
+            )
         self.bias = nn.Parameter(torch.zeros(()))
 
     @property

@@ -21,7 +21,16 @@ from cascade_kd.report.markup import (
     table_html,
 )
 from cascade_kd.report.report import Report
-from cascade_kd.report.tables import cascade_table, distill_table, figure, funnel_table, index_table, is_distilled
+from cascade_kd.report.tables import (
+    cascade_table,
+    distill_table,
+    figure,
+    funnel_table,
+    index_table,
+    is_distilled,
+    popularity_table,
+    previous_table,
+)
 from cascade_kd.report.tree import jsonable
 
 if TYPE_CHECKING:
@@ -113,7 +122,13 @@ def _subtitle(report: Report) -> str:
 def _funnel(report: Report, pictures: Pictures | None) -> str:
     legend = key("--kept", "kept by this stage") + key("--lost", "lost in this stage")
     legend += key("--ink", "kept without distillation", tick=True) * is_distilled(report)
-    drawn = (funnel_table(report), cascade_table(report), index_table(report))
+    drawn = (
+        funnel_table(report),
+        cascade_table(report),
+        popularity_table(report),
+        previous_table(report),
+        index_table(report),
+    )
     tables = [table_html(table) for table in drawn if table.rows]
     return _figures(pictures, "funnel", "wide", legend) + "".join(tables)
 

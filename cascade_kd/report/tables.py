@@ -20,7 +20,9 @@ LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "ece": "ECE"}
 REFERENCES = {"oracle": "best possible"}  # what the true probabilities of a generated world reach
 INDEX_COSTS = {"build_seconds": "build s", "bytes_per_vector": "bytes per vector"}
 LOWER_IS_BETTER = frozenset({"log loss", "ECE"})
-NO_DIRECTION = frozenset({"lost here", "keep"})  # a better stage before it sends more, so more can be lost here
+NO_DIRECTION = frozenset(
+    {"lost here", "keep", "tau", "overlap@keep"}
+)  # a better stage before it sends more, so more can be lost here
 PLAIN_KEYS = frozenset({"mean", "stderr", "n", "why"})
 
 
@@ -129,6 +131,31 @@ def index_table(report: Report) -> Table:
             cells = (figure(report, ("stages", stage, "index", key)) for key in (recall, *INDEX_COSTS))
             rows.append(Row(f"{stage}: {index['kind']}", "main", tuple(cells)))
     return _table(report, "Index", ("share of exact", *INDEX_COSTS.values()), rows)
+
+
+def popularity_table(report: Report) -> Table:
+    """Recall of what every stage hands on, by groups of items of equal popularity mass."""
+    rows: list[Row] = []
+    groups: tuple[str, ...] = ()
+    for stage in stage_names(report):
+        groups = tuple(lookup(report.summary, "stages", stage, "popularity") or groups)
+        paths: list[Path] = [("stages", stage, "popularity", group) for group in groups]
+        rows += _group(report, stage, groups, paths)
+    columns = tuple(f"group {group}" for group in groups)
+    return _table(report, "Recall@keep by popularity, group 1 the most popular items", columns, rows)
+
+
+def previous_table(report: Report) -> Table:
+    """How far every stage's order is that of the stage before it."""
+    rows: list[Row] = []
+    columns = ("tau", "overlap@keep")
+    for stage in stage_names(report):
+        previous = lookup(report.summary, "stages", stage, "previous")
+        if previous:
+            overlap = next(key for key in previous if key.startswith("overlap@"))
+            paths: list[Path] = [("stages", stage, "previous", key) for key in ("tau", overlap)]
+            rows += _group(report, stage, columns, paths)
+    return _table(report, "Agreement with the order received", columns, rows)
 
 
 def distill_table(report: Report) -> Table:

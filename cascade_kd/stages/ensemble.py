@@ -54,13 +54,14 @@ class EnsembleStage:
 class ColumnStage:
     """Teaches with a column of the event table: logits of logged events, NaN of any other row.
 
-    A probability is taken to its logit, 0 and 1 to those of 1e-6 and 1 - 1e-6.
+    A probability is taken to its logit, 0 and 1 to those of 1e-6 and 1 - 1e-6. Of ranks, 1 the best, the negative
+    stands in for a logit: config lets methods on the order alone learn from it.
     """
 
     name: str
     dataset: Dataset
     column: str
-    scores: Literal["logit", "probability"]
+    scores: Literal["logit", "probability", "rank"]
     keep: int = 1
     level: Level = "never"
     signals: frozenset[str] = frozenset({"logits"})
@@ -81,4 +82,6 @@ class ColumnStage:
         score_R = inputs.item[self.column] if self.column in inputs.item else inputs.user[self.column][row_R]
         if self.scores == "probability":
             score_R = score_R.logit(eps=1e-6)
+        elif self.scores == "rank":
+            score_R = -score_R
         return score_R.masked_fill(event_R < 0, math.nan)

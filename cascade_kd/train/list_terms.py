@@ -195,9 +195,9 @@ def _known(lists: ListBatch) -> Tensor:
 
 
 def _top_k(pair: TopKConfig, negatives: int, at: ListMoment) -> Tensor:
-    """Negatives stand behind the list, so that only the first k places, which end before them, are in any order."""
+    """Negatives stand behind the list: what is among the first k ends with the list."""
     item_BK, event_BK = at.lists.item_BK, at.lists.event_BK
-    k = min(pair.k, item_BK.shape[1])
+    k = at.lists.where_BK.sum(1).clamp(max=pair.k)
     if negatives:
         outside_BN = at.outside(negatives)
         item_BK = torch.cat([item_BK, outside_BN], dim=1)
@@ -215,10 +215,12 @@ def _top_k(pair: TopKConfig, negatives: int, at: ListMoment) -> Tensor:
         return listnet(score_BK, teacher_BK, where_BK=where_BK, alpha=pair.alpha)
     assert pair.draws is not None, "settings fill it in"
     order_BSK = draw_permutations(teacher_BK, pair.draws, where_BK=where_BK, generator=at.generator)
-    return rankdistil(score_BK, order_BSK, where_BK=where_BK, k=k, alpha=pair.alpha)
+    return rankdistil(score_BK, order_BSK, where_BK=where_BK, k=pair.k, alpha=pair.alpha)
 
 
-def _pairwise(pair: PairwiseConfig, k: int, score_BK: Tensor, where_BK: Tensor, generator: torch.Generator) -> Tensor:
+def _pairwise(
+    pair: PairwiseConfig, k: Tensor, score_BK: Tensor, where_BK: Tensor, generator: torch.Generator
+) -> Tensor:
     if pair.pairs is None:
         return topk_pairwise(
             score_BK, where_BK=where_BK, k=k, margin=pair.margin, alpha=pair.alpha, lambdas=pair.lambdas

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.losses import bce
+from cascade_kd.models import Model
 from cascade_kd.models.multi_task import HEAD
 from cascade_kd.train.samples import Batch
 from cascade_kd.types import Inputs, Output
@@ -43,15 +44,23 @@ def pointwise_loss(logits_R: Tensor, label_R: Tensor, weight_R: Tensor) -> Tenso
     return weighted_mean(bce(logits_R.float(), label_R), weight_R)
 
 
-def auxiliary_losses(
-    output: Output, auxiliary: Mapping[str, float], dataset: Dataset, batch: Batch
-) -> dict[str, Tensor]:
+def heads_of(model: Model) -> list[str]:
+    """The hidden states that are the logits of a model's auxiliary labels."""
+    return [HEAD + label for label in _auxiliary(model)]
+
+
+def auxiliary_losses(model: Model, output: Output, dataset: Dataset, batch: Batch) -> dict[str, Tensor]:
     """The weighted losses of a model's auxiliary labels, as ``head.LABEL``."""
     losses: dict[str, Tensor] = {}
-    for label, weight in auxiliary.items():
+    for label, weight in _auxiliary(model).items():
         label_R = row_labels(dataset, label, batch)
         losses[HEAD + label] = weight * pointwise_loss(output.hidden[HEAD + label], label_R, batch.label_weight_R)
     return losses
+
+
+def _auxiliary(model: Model) -> dict[str, float]:
+    auxiliary: dict[str, float] = getattr(model, "auxiliary", {})
+    return auxiliary
 
 
 def row_labels(dataset: Dataset, label: str, batch: Batch) -> Tensor:

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from cascade_kd.data import Dataset
 from cascade_kd.models import Model, TowerModel
-from cascade_kd.models.multi_task import HEAD
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_loss, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.hard import HardNegatives
-from cascade_kd.train.objective import auxiliary_losses, pointwise_loss, row_inputs, row_labels
+from cascade_kd.train.objective import auxiliary_losses, heads_of, pointwise_loss, row_inputs, row_labels
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.sequences import SequenceSampler
 from cascade_kd.train.settings import TrainConfig
@@ -180,9 +179,9 @@ def make_loss(task: Task, sampler: Sampler | StreamSampler) -> OnBatch:
             if teacher.train is not None:
                 label_R = row_labels(task.dataset, teacher.train.label, batch)
                 output = taught[teacher.name]
-                parts[f"{teacher.name} {LABEL}"] = pointwise_loss(
-                    output.logits_R.float(), label_R, batch.label_weight_R
-                )
+                own = {LABEL: pointwise_loss(output.logits_R, label_R, batch.label_weight_R)}
+                own |= auxiliary_losses(teacher.model, output, task.dataset, batch)
+                parts |= {f"{teacher.name} {name}": part for name, part in own.items()}
         return parts
 
     return on_batch
@@ -196,19 +195,13 @@ def _running(terms: Iterable[Term], step: int, total_steps: int, *, in_hints: bo
 
 
 def _read(student: Student, terms: Iterable[Term], inputs: Inputs) -> Output:
-    heads = [HEAD + label for label in _auxiliary(student.model)]
     layers = [layer for term in terms for layer in term.layers]
-    return student.model(inputs, dict.fromkeys([*heads, *layers]))
-
-
-def _auxiliary(model: Model) -> dict[str, float]:
-    auxiliary: dict[str, float] = getattr(model, "auxiliary", {})
-    return auxiliary
+    return student.model(inputs, dict.fromkeys([*heads_of(student.model), *layers]))
 
 
 def _label_parts(task: Task, student: Student, output: Output, batch: Batch) -> LossParts:
     label_loss = pointwise_loss(output.logits_R, batch.label_R, batch.label_weight_R)
-    return {LABEL: label_loss} | auxiliary_losses(output, _auxiliary(student.model), task.dataset, batch)
+    return {LABEL: label_loss} | auxiliary_losses(student.model, output, task.dataset, batch)
 
 
 def _weighted(student: Student, label: LossParts, losses: dict[Term, Tensor], weights: dict[Term, float]) -> LossParts:

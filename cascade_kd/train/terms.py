@@ -21,7 +21,7 @@ from cascade_kd.losses import attention_transfer, hint, relational, teachers_lea
 from cascade_kd.models import Model
 from cascade_kd.models.modes import evaluating
 from cascade_kd.streams import generator_at
-from cascade_kd.train.objective import weighted_mean
+from cascade_kd.train.objective import heads_of, weighted_mean
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.types import Feature, Inputs, Output
@@ -87,9 +87,9 @@ class LiveTeacher:
     train: TrainConfig | None = None
 
     def output(self, inputs: Inputs) -> Output:
-        """What it says of the rows."""
+        """What it says of the rows; one that is trained, of its auxiliary labels, too."""
         if self.train is not None:
-            return self.model(inputs, self.layers)
+            return self.model(inputs, dict.fromkeys([*self.layers, *heads_of(self.model)]))
         with evaluating(self.model):
             return self.model(inputs, self.layers)
 

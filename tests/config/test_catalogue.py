@@ -102,7 +102,7 @@ def test_one_row_a_thing() -> None:
     assert datasets["synthetic"][1] == "Apache-2.0"
     assert all(len({len(row) for row in rows.values()}) == 1 for rows in (stages, datasets))
     assert all(cell for rows in (stages, datasets) for row in rows.values() for cell in row)
-    assert [row[0] for row in describe_distillers()] == ["logit", "hidden", "relation"]
+    assert [row[0] for row in describe_distillers()] == list(DISTILLERS)
 
 
 def test_a_long_description_stays_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

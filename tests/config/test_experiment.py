@@ -180,13 +180,6 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "name",
         "it belongs into the experiment's [[stage]]",
     ),
-    "lists of distillers have not landed": (
-        [("exp.toml", "#distill", 'lists = "log"')],
-        "exp.toml",
-        "lists",
-        "distill.0.lists",
-        "unknown key",
-    ),
     "a wrong type over a stage file": (
         [("exp.toml", "#rank", 'train.epochs = "3"')],
         "exp.toml",
@@ -459,12 +452,12 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "loss 'sampled-softmax' gives no probabilities",
     ),
     # distillers
-    "a method that has not landed": (
-        [("exp.toml", '"logit"', '"topk-pointwise"\nk = 50\nalpha = 1.0')],
+    "an unknown method": (
+        [("exp.toml", '"logit"', '"logits"')],
         "exp.toml",
         "method",
         "distill.0.method",
-        "no distiller \"topk-pointwise\" in this version; there are: 'logit', 'hidden', 'relation'",
+        "no distiller \"logits\" in this version; did you mean 'logit'?",
     ),
     "no method": (
         [("exp.toml", 'method = "logit"\n', "")],

@@ -1,7 +1,7 @@
 """What every distillation method guarantees, on whole trainings of the tiny world.
 
-A new method joins by one line of ``OFFLINE``, and of ``JOINT`` where it has a joint mode. Round 0 is trained once and
-copied; a case trains its student alone, for six steps.
+A new method joins by one line: of ``LISTS`` where it learns on lists, else of ``OFFLINE``, all of which can be joint.
+Round 0 is trained once and copied; a case trains its student alone, for six steps.
 """
 
 from __future__ import annotations
@@ -53,7 +53,20 @@ OFFLINE = {
 }
 JOINT = {name: f'{keys}\nmode = "joint"' for name, keys in OFFLINE.items()}
 SHARED = 'share = ["embedding"]\nexcept = ["embedding.user_id"]'
-ALL = OFFLINE | {f"{name} joint": keys for name, keys in JOINT.items()}
+LISTS = {
+    "clid": LOGIT + 'loss = "clid"',
+    "kl over lists": LOGIT + 'lists = "upstream"\ntemperature = 2.0',
+    "pointwise": 'method = "topk-pointwise"\nk = 4\nlists = "catalogue"',
+    "pairwise": 'method = "topk-pairwise"\nk = 4\nlists = "upstream"\nnegatives = 3\npairs = 9',
+    "listmle": 'method = "topk-listwise"\nk = 2',
+    "rankdistil": 'method = "topk-listwise"\nk = 3\nlists = "upstream"\nloss = "rankdistil"',
+    "rd": 'method = "rd"\nk = 4\nhybrid_from = 1\nlists = "upstream"',
+    "cd": 'method = "cd"\nsampled = 3\nlists = "upstream"\nguide = "student"',
+    "rrd": 'method = "rrd"\nk = 4\nlists = "upstream"',
+    "dcd": 'method = "dcd"\nk = 4\nlists = "upstream"',
+    "unkd": 'method = "unkd"\npairs = 4\nlists = "catalogue"',
+}
+ALL = OFFLINE | LISTS | {f"{name} joint": keys for name, keys in JOINT.items()}
 
 TEACHERS = {
     "a teacher that is not served": '[[teacher]]\nname = "big"\nuse = "rank/dcnv2"\nlevel = "never"\n'
@@ -151,7 +164,9 @@ def test_weight_0_is_the_undistilled_run_and_another_repeats_itself(train: Train
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("keys", [*(keys for keys in OFFLINE.values() if "phases" not in keys), JOINT["kl"]])
+@pytest.mark.parametrize(
+    "keys", [*(keys for keys in OFFLINE.values() if "phases" not in keys), JOINT["kl"], *LISTS.values()]
+)
 def test_a_warm_up_is_the_undistilled_run(train: Train, keys: str) -> None:
     assert train(table(keys, more=f"warmup_steps = {STEPS}")).same
 
@@ -179,9 +194,9 @@ def test_weight_0_with_shared_modules_is_training_on_two_labels_whatever_the_met
         (table(OFFLINE["experts"]), 4),
         (table(OFFLINE["phases"]) + table(OFFLINE["auxiliary"]), 1),
         (table(JOINT["linear"], more=SHARED), 4),
-        (table(JOINT["kl"]) + table(OFFLINE["kl"]), 1),  # rocket + KD
+        (table(JOINT["kl"]) + table(OFFLINE["kl"]) + table(LISTS["rrd"]), 1),  # rocket + KD + lists
     ],
-    ids=["adapter", "phases and a head", "joint and shared", "joint and offline"],
+    ids=["adapter", "phases and a head", "joint and shared", "joint, offline and lists"],
 )
 def test_a_resume_ends_in_the_weights_of_the_whole_run(
     train: Train, monkeypatch: pytest.MonkeyPatch, distill: str, step: int
@@ -218,6 +233,19 @@ def test_a_joint_training_is_taken_from_the_store_whole(train: Train) -> None:
     # The joint teacher is another than that of round 0, and the best of its own training.
     model = again.rounds[-1][name].stage.model.state_dict()  # type: ignore[attr-defined]
     assert different(model, again.weights(0, stage="rank"))
+
+
+def test_a_joint_teacher_that_goes_on_alone_leaves_its_student_behind(train: Train) -> None:
+    together = train(table(JOINT["linear"], more=SHARED))
+    on = train(table(JOINT["linear"], more=SHARED + "\nteacher_epochs = 1"))
+    assert not different(together.weights(1), on.weights(1))
+    name = joint_name("rank")
+    models = [of.rounds[-1][name].stage.model.state_dict() for of in (together, on)]  # type: ignore[attr-defined]
+    assert different(*models)
+    assert load_checkpoint(on.out / "checkpoints" / "0" / "1" / name / "last.safetensors").meta["state"]["step"] == 3
+    shutil.rmtree(on.out)
+    again = train(table(JOINT["linear"], more=SHARED + "\nteacher_epochs = 1"), fresh=False)  # from the store
+    assert not different(models[1], again.rounds[-1][name].stage.model.state_dict())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("keys", list(TEACHERS.values()), ids=list(TEACHERS))

@@ -69,7 +69,7 @@ def test_the_run_directory_is_as_promised(tiny: Tiny, tmp_path: Path) -> None:
         for stage, own in (("recall", 20), ("prerank", 10), ("rank", 5)):
             assert {"auc", "gauc", "logloss", "ece", "recall@1", f"recall@{own}"} <= set(tree["stages"][stage])
         pair = tree["distill"]["rank->prerank:logit"]
-        assert {"overlap@1", "overlap@10", "recovery"} == set(pair)
+        assert {"tau", "overlap@1", "overlap@10", "recovery"} == set(pair)
         assert set(pair["recovery"]) == {"auc", "gauc"}
         assert tree["stages"]["recall"]["logloss"]["calibrated"] == "platt"
         assert "calibrated" not in tree["stages"]["rank"]["logloss"]

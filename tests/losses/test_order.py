@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from cascade_kd.losses import (
     collaborative_distillation,
     decay_weight,
     delta_ndcg,
+    draw_pairs,
     estimated_rank,
     first_places,
     gap_weight,
@@ -103,7 +105,8 @@ def test_the_position_weight():
 
 
 def test_topk_pointwise_is_a_weighted_mean_of_cross_entropies():
-    got = topk_pointwise(S, where_BK=full(S), k=2, alpha=1.0, negative_BN=row(-0.4, 2.0), where_BN=None)
+    behind = torch.cat([S, row(-0.4, 2.0)], dim=1)
+    got = topk_pointwise(behind, where_BK=full(behind), k=2, alpha=1.0)
     want = 2 * softplus(-1.0) + 1.5 * softplus(-0.5) + softplus(-0.2) + softplus(0.3) + softplus(-0.4) + softplus(2.0)
     assert got.item() == pytest.approx(want / (2 + 1.5 + 4), rel=1e-12)
     plain = topk_pointwise(S, where_BK=full(S), k=2)
@@ -115,8 +118,38 @@ def test_a_list_of_at_most_k_has_no_negatives_of_its_own():
         assert topk_pointwise(S, where_BK=full(S), k=k).item() == pytest.approx(
             F.binary_cross_entropy_with_logits(S, torch.ones_like(S)).item(), rel=1e-12
         )
-    masked = topk_pointwise(S, where_BK=full(S), k=9, negative_BN=row(1, 5), where_BN=torch.tensor([[True, False]]))
+    behind, where = torch.cat([S, row(1, 5)], dim=1), torch.tensor([[True] * 5 + [False]])
+    masked = topk_pointwise(behind, where_BK=where, k=torch.tensor([4]))
     assert masked.item() == pytest.approx((sum(map(softplus, (-1, -0.5, 0.2, -0.3))) + softplus(1)) / 5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(topk_pointwise, alpha=1.0),
+        partial(topk_pairwise, alpha=1.0),
+        partial(topk_pairwise, lambdas=True),
+        partial(listmle, alpha=1.0),
+    ],
+)
+def test_a_k_of_every_list_is_every_list_alone(loss):
+    generator = torch.Generator().manual_seed(0)
+    score = torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    where = torch.rand(5, 6, generator=generator) < 0.7
+    k = torch.tensor([1, 2, 3, 6, 2])
+    alone = [loss(score[[i]], where_BK=where[[i]], k=int(k[i])) for i in range(5)]
+    assert_close(loss(score, where_BK=where, k=k), torch.cat(alone))
+    with pytest.raises(ValueError, match="k must be"):
+        loss(score, where_BK=where, k=k - 1)
+
+
+def test_pairs_are_drawn_above_a_k_of_every_list():
+    where = torch.ones(2, 5, dtype=torch.bool)
+    k = torch.tensor([1, 3])
+    upper, lower, there = draw_pairs(where, 400, k=k, generator=torch.Generator().manual_seed(0))
+    assert there.all()
+    assert [set(row) for row in upper.tolist()] == [{0}, {0, 1, 2}]
+    assert [set(row) for row in lower.tolist()] == [{1, 2, 3, 4}] * 2
 
 
 # Pairwise

@@ -71,7 +71,9 @@ ones = torch.ones(2, dtype=torch.float64)
 CASES = {
     "pointwise": Case(lambda x, z, w: topk_pointwise(x, where_BK=w, k=2, alpha=1.0), shift=False),
     "pointwise with negatives": Case(
-        lambda x, z, w: topk_pointwise(x, where_BK=w, k=9, negative_BN=z, where_BN=w), shift=False, order_only=False
+        lambda x, z, w: topk_pointwise(torch.cat([x, z], 1), where_BK=torch.cat([w, w], 1), k=w.sum(1).clamp(min=1)),
+        shift=False,
+        order_only=False,
     ),
     "ranknet": Case(lambda x, z, w: topk_pairwise(x, where_BK=w)),
     "ranknet top 2 alpha 1": Case(lambda x, z, w: topk_pairwise(x, where_BK=w, k=2, alpha=1.0)),

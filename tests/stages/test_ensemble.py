@@ -145,6 +145,13 @@ def test_a_row_that_was_not_logged_has_no_score(scored: Dataset) -> None:
         assert bool(stage.logits(requests, scored.events.item_N[rows], torch.arange(6)).isnan().all())
 
 
+def test_the_best_rank_has_the_highest_stand_in_for_a_logit(scored: Dataset) -> None:
+    rows = scored.rows("train")[:5]
+    asked = scored.requests_of(rows, part="train"), scored.events.item_N[rows], torch.arange(5), rows
+    logit, rank = (ColumnStage("mine", scored, "dwell", kind).logits(*asked) for kind in ("logit", "rank"))
+    assert torch.equal(rank, -logit)
+
+
 def test_probabilities_become_logits_and_0_and_1_stay_finite(scored: Dataset) -> None:
     rows = scored.rows("train")[:5]
     requests = scored.requests_of(rows, part="train")

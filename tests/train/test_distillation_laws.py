@@ -24,6 +24,7 @@ from cascade_kd.experiment.nets import Net
 from cascade_kd.losses import bce
 from cascade_kd.models.dcnv2 import DCNv2, DCNv2Config
 from cascade_kd.models.fields import FieldEmbedding
+from cascade_kd.models.multi_task import MultiTask, MultiTaskConfig
 from cascade_kd.models.sharing import settle
 from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.streams import scoped_seed
@@ -580,3 +581,17 @@ def test_terms_are_distinct_by_name(dataset: Dataset) -> None:
     names = [make_pair(keys).name for keys in METHODS.values()]
     assert all(name.startswith("rank->stage:") and name.endswith(" joint") for name in names)
     assert isinstance(group(dataset, METHODS["kl"]).task.terms[0], Term)
+
+
+def test_a_joint_multi_task_teacher_learns_its_other_labels(dataset: Dataset) -> None:
+    config = MultiTaskConfig(
+        embedding_size=4, hidden=(8,), head_hidden=(4,), kind="shared-bottom", auxiliary={"conversion": 0.5}
+    )
+    with scoped_seed(3):
+        teacher = MultiTask(config, dataset.online("rank"))
+    made = group(dataset, {"method": "logit", "loss": "mse"}, teacher=teacher)
+    parts = made.parts()
+    assert list(parts) == ["label", made.pair.name, "rank joint label", "rank joint head.conversion"]
+    parts["rank joint head.conversion"].backward()
+    top = teacher.tops[1].state_dict(keep_vars=True)
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in top.values())

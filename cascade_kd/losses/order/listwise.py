@@ -33,11 +33,12 @@ def _suffix_logsumexp(score_BK: Tensor) -> Tensor:
     return score_BK.flip(1).logcumsumexp(dim=1).flip(1)
 
 
-def listmle(score_BK: Tensor, *, where_BK: Tensor, k: int | None = None, alpha: float = 0.0) -> Tensor:
+def listmle(score_BK: Tensor, *, where_BK: Tensor, k: int | Tensor | None = None, alpha: float = 0.0) -> Tensor:
     """``-sum_{i <= k} w_i (s_i - log sum_{j >= i} exp(s_j))``: minus the log-chance of the teacher's first k, [B].
 
-    All places if k is None. exp(-loss) sums to 1 over the orders of the list (over the ordered k-tuples). The sum, not
-    the mean, over places: its gradient has the size of the list's. With two places it is RankNet.
+    All places if k is None; ``k`` [B] is of every list its own: what stands behind is in no order. exp(-loss) sums to
+    1 over the orders of the list (over the ordered k-tuples). The sum, not the mean, over places: its gradient has the
+    size of the list's. With two places it is RankNet.
 
     Source: Xia et al., "Listwise approach to learning to rank", ICML 2008; top-k truncation after Xia, Liu, Li,
     "Statistical consistency of top-k ranking", NIPS 2009.

@@ -31,12 +31,14 @@ def topk_pairwise(
     score_BK: Tensor,
     *,
     where_BK: Tensor,
-    k: int | None = None,
+    k: int | Tensor | None = None,
     margin: float | None = None,
     alpha: float = 0.0,
     lambdas: bool = False,
 ) -> Tensor:
     """Weighted mean over the pairs whose upper place is among the teacher's first k, [B]; all pairs if k is None.
+
+    ``k`` [B] is of every list its own: what stands behind it, in no order, is lower than the first k alone.
 
     These are the pairs within the top k and of the top k against the rest. A pair weighs ``1 + alpha / position`` of
     its upper place, and with ``lambdas`` also :func:`delta_ndcg`. Divided by the sum of weights (detached), so that k
@@ -51,6 +53,8 @@ def topk_pairwise(
     upper_Bk = first_places(where_BK, k)
     position_k = torch.arange(1, upper_Bk.shape[1] + 1, device=score_BK.device)
     pair_BkK = positions(where_BK)[:, None, :] > position_k[:, None]  # padded places have position 0
+    if isinstance(k, Tensor):
+        pair_BkK = pair_BkK & (position_k <= k[:, None])[:, :, None]
     loss_BkK = pair_loss(score_BK[:, None, :] - score_BK.gather(1, upper_Bk)[:, :, None], margin)
     weight_BkK = pair_BkK.to(score_BK.dtype)
     if lambdas:
@@ -60,7 +64,7 @@ def topk_pairwise(
     return (weight_BkK * loss_BkK).sum(dim=2) @ weight_k / mass_B.masked_fill(mass_B == 0, 1.0)
 
 
-def delta_ndcg(score_BK: Tensor, *, where_BK: Tensor, k: int | None = None) -> Tensor:
+def delta_ndcg(score_BK: Tensor, *, where_BK: Tensor, k: int | Tensor | None = None) -> Tensor:
     """What swapping two places in the student's order does to nDCG, of the first k against all, [B, min(k, K), K].
 
     ``|g_u - g_l| |d_u - d_l| / ideal``: the gain falls linearly with the teacher's position p, ``(k + 1 - p) / k``
@@ -68,7 +72,9 @@ def delta_ndcg(score_BK: Tensor, *, where_BK: Tensor, k: int | None = None) -> T
     student's rank, ties to the teacher's earlier place. Without gradient; entries that are no pair are arbitrary.
     """
     position_BK = positions(where_BK).to(score_BK.dtype)
-    num_B1 = where_BK.sum(dim=1, keepdim=True).clamp(min=1, max=k)
+    num_B1 = where_BK.sum(dim=1, keepdim=True).clamp(min=1)
+    if k is not None:
+        num_B1 = num_B1.clamp(max=k.unsqueeze(1) if isinstance(k, Tensor) else torch.tensor(k, device=num_B1.device))
     gain_BK = ((num_B1 + 1 - position_BK) / num_B1).clamp(min=0).masked_fill(~where_BK, 0.0)
     ideal_B = (gain_BK / torch.log2(1 + position_BK.clamp(min=1))).sum(dim=1).clamp(min=1)
     discount_BK = 1 / torch.log2(1 + student_rank(score_BK, where_BK).to(score_BK.dtype))

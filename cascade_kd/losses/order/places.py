@@ -42,16 +42,24 @@ def positions(where_BK: Tensor) -> Tensor:
     return where_BK.cumsum(dim=1).masked_fill(~where_BK, 0)
 
 
-def top_places(where_BK: Tensor, k: int | None) -> Tensor:
-    """Mask of the first k places that count, all of them if there are fewer or ``k`` is None; bool [B, K]."""
+def top_places(where_BK: Tensor, k: int | Tensor | None) -> Tensor:
+    """Mask of the first k places that count, all of them if there are fewer or ``k`` is None; bool [B, K].
+
+    ``k`` [B] is of every list its own.
+    """
     check_k(k)
-    return where_BK if k is None else where_BK & (where_BK.cumsum(dim=1) <= k)
+    if k is None:
+        return where_BK
+    return where_BK & (where_BK.cumsum(dim=1) <= (k.unsqueeze(1) if isinstance(k, Tensor) else k))
 
 
-def first_places(where_BK: Tensor, k: int | None) -> Tensor:
-    """Numbers of the first k places that count, int64 [B, min(k, K)]; padded places follow where there are fewer."""
+def first_places(where_BK: Tensor, k: int | Tensor | None) -> Tensor:
+    """Numbers of the first k places that count, int64 [B, min(k, K)]; padded places follow where there are fewer.
+
+    With ``k`` [B], one of every list, as many as the largest.
+    """
     check_k(k)
-    return _true_first(where_BK)[:, :k]
+    return _true_first(where_BK)[:, : int(k.max()) if isinstance(k, Tensor) else k]
 
 
 def student_rank(score_BK: Tensor, where_BK: Tensor) -> Tensor:
@@ -110,7 +118,8 @@ def gap_weight(gap_BK: Tensor, scale: float) -> Tensor:
     return (scale * gap_BK.double()).clamp(min=0).tanh()
 
 
-def check_k(k: int | None) -> None:
+def check_k(k: int | Tensor | None) -> None:
     """Raise ValueError for a k below 1."""
-    if k is not None and k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
+    lowest = int(k.min()) if isinstance(k, Tensor) and k.numel() else k
+    if isinstance(lowest, int) and lowest < 1:
+        raise ValueError(f"k must be >= 1, got {lowest}")

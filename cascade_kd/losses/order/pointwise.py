@@ -1,6 +1,6 @@
 """Pointwise losses on a teacher's list: its first places are positives.
 
-Axes: B lists, K places in the teacher's order, M sampled items, N negatives.
+Axes: B lists, K places in the teacher's order, M sampled items.
 """
 
 from __future__ import annotations
@@ -14,20 +14,12 @@ from cascade_kd.losses.order.places import position_weight, positions, top_place
 from cascade_kd.masked import masked_mean, masked_sum
 
 
-def topk_pointwise(
-    score_BK: Tensor,
-    *,
-    where_BK: Tensor,
-    k: int,
-    alpha: float = 0.0,
-    negative_BN: Tensor | None = None,
-    where_BN: Tensor | None = None,
-) -> Tensor:
+def topk_pointwise(score_BK: Tensor, *, where_BK: Tensor, k: int | Tensor, alpha: float = 0.0) -> Tensor:
     """Weighted mean of binary cross entropies: the teacher's first k are positives, everything else negative, [B].
 
-    Positives weigh ``1 + alpha / position``, negatives 1: the rest of the list and, where given, the student's scores
-    ``negative_BN`` of items from elsewhere. Divided by the sum of weights, so that neither alpha nor the length of
-    the list changes the size of the loss. A list of at most k places has positives only: give it negatives.
+    Positives weigh ``1 + alpha / position``, negatives 1. Divided by the sum of weights, so that neither alpha nor the
+    length of the list changes the size of the loss. A list of at most k places has positives only: let negatives from
+    elsewhere stand behind it, and ``k`` [B], of every list its own, end before them.
 
     Source: Zhang Junlin, "Knowledge distillation in recommender systems", 2020, the pointwise form without logits.
     """
@@ -36,13 +28,7 @@ def topk_pointwise(
     positive_BK = top_places(where_BK, k)
     weight_BK = torch.where(positive_BK, position_weight(positions(where_BK).to(score_BK.dtype), alpha), 1.0)
     loss_B = masked_sum(-weight_BK * F.logsigmoid(torch.where(positive_BK, score_BK, -score_BK)), where_BK)
-    mass_B = masked_sum(weight_BK, where_BK)
-    if negative_BN is not None:
-        where_BN = torch.ones_like(negative_BN, dtype=torch.bool) if where_BN is None else where_BN
-        check_same_shape(negative_BN, where_BN, "negatives and their mask")
-        loss_B = loss_B + masked_sum(-F.logsigmoid(-negative_BN.masked_fill(~where_BN, 0.0)), where_BN)
-        mass_B = mass_B + where_BN.sum(dim=1)
-    return loss_B / mass_B.clamp(min=1)
+    return loss_B / masked_sum(weight_BK, where_BK).clamp(min=1)
 
 
 def ranking_distillation(score_BK: Tensor, weight_BK: Tensor, *, where_BK: Tensor) -> Tensor:
