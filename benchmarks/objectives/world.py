@@ -1,9 +1,10 @@
 """Lists of RecFlow's format with a known cascade behind them: python benchmarks/objectives/world.py [--lists N]
 
-Writes `data/all_stage/*.feather` beside this file (or --out), with the columns that the authors' README names. A request draws 100 videos by popularity. A noisy pre-ranker, a less noisy coarse ranker and a good ranker
-keep 60, 25 and 10 of them; every list logs ten videos of each outcome: kept by the ranker (`rank_pos`), dropped by it
-(`rank_neg`), by the coarse ranker, by the pre-ranker. What is liked is <taste of the user, vector of the video> + quality, of which
-the features show a part; the vector leans on the video's author and category.
+Writes `data/all_stage/*.feather` beside this file (or under --out), with the columns that the authors' README names.
+A request draws 100 videos by popularity; a noisy pre-ranker, a less noisy coarse ranker and a good ranker keep 60, 25
+and 10 of them. Every list logs ten videos of each outcome: kept by the ranker (`rank_pos`), dropped by it (`rank_neg`),
+by the coarse ranker, by the pre-ranker. A user likes <taste, vector of the video> + quality, of which the features show
+a part: vectors lean on author and category, tastes on age and gender.
 
 B requests of a day, K candidates, U users, I videos.
 """

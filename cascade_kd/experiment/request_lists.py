@@ -5,6 +5,8 @@ N events, M test rows, L lists, K places of a list.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,16 +22,22 @@ from cascade_kd.stages import event_logits
 from cascade_kd.train.teacher_lists import LoggedLists, logged_lists
 
 
-def add_request_metrics(config: ExperimentConfig, dataset: Dataset, teachers: Round, evaluation: Evaluation) -> None:
+def add_request_metrics(
+    config: ExperimentConfig, dataset: Dataset, teachers: Round, evaluation: Evaluation
+) -> dict[str, dict[str, Any]]:
     """Put into ``evaluation`` what comes through the stages of every objective on lists of requests.
 
     ``cascade``: ``joint_recall@k@m``, the truths of a list that survive the budgets ``keep`` of all its stages, m the
     last; ``stages``: ``recall@k@keep`` and ``list_ndcg@k`` of each stage over the full list. k is the objective's, or
-    ``all`` where labels are the truth. As LCRON (2025) and RecFlow (ICLR 2025) count.
+    ``all`` where labels are the truth. As LCRON (2025) and RecFlow (ICLR 2025) count. Returns the joint recall by
+    objective.
     """
+    found: dict[str, dict[str, Any]] = {objective.name: {} for objective in config.objectives}
     for objective in config.objectives:
         if list_kind(config, dataset, objective) not in ("requests", "log"):
             continue
+        if objective.teacher is not None and "logits" not in teachers[objective.teacher].stage.signals:
+            continue  # it orders candidates, not logged rows
         lists = logged_lists(dataset, part="test")
         truth_LK = _truths(objective, dataset, teachers, lists)
         valid_LK = lists.item_LK > 0
@@ -37,15 +45,16 @@ def add_request_metrics(config: ExperimentConfig, dataset: Dataset, teachers: Ro
         scores = [_at(lists, dataset, evaluation.logits[stage.name]) for stage in stages]
         keeps = [stage.keep for stage in stages]
         k = "all" if objective.k is None else objective.k
-        evaluation.cascade[f"joint_recall@{k}@{keeps[-1]}"] = joint_recall_at(
-            scores, keeps, truth_LK, valid_LK
-        ).as_dict()
+        name = f"joint_recall@{k}@{keeps[-1]}"
+        found[objective.name][name] = joint_recall_at(scores, keeps, truth_LK, valid_LK).as_dict()
+        evaluation.cascade[name] = found[objective.name][name]
         for stage, score_LK in zip(stages, scores, strict=True):
             tree = evaluation.stages[stage.name]
             tree[f"recall@{k}@{stage.keep}"] = joint_recall_at([score_LK], [stage.keep], truth_LK, valid_LK).as_dict()
             by_score_LK = teacher_order(score_LK, lists.item_LK, valid_LK)
             depth = valid_LK.shape[1] if objective.k is None else objective.k
             tree[f"list_ndcg@{k}"] = ndcg_at(truth_LK.gather(1, by_score_LK), truth_LK.sum(1), depth).as_dict()
+    return found
 
 
 def _at(lists: LoggedLists, dataset: Dataset, value_M: Tensor) -> Tensor:

@@ -149,8 +149,7 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
-    for evaluation in (base,) if final is base else (base, final):
-        add_request_metrics(config, dataset, rounds[0], evaluation)
+    come_through = [add_request_metrics(config, dataset, rounds[0], found) for found in (base, final)]
     last = config.stages[-1]
     ks = tuple(sorted({*config.evaluate.k, last.keep}))
     mask_seen = config.evaluate.mask_seen
@@ -177,6 +176,8 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
+    if config.objectives:
+        tree["objective"] = come_through[-1]
     return tree, final
 
 

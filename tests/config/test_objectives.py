@@ -24,7 +24,7 @@ def write(project: Any, text: str, *edits: tuple[str, str, str]) -> None:
 
 def test_what_is_left_out_comes_from_the_stages(project: Any) -> None:
     write(project, LCRON + LCRON.replace("lcron", "rankflow"), REQUESTS)
-    lcron, _ = load(project, 'objective.1.truth="label"', 'objective.1.stages=["prerank","rank"]', 'objective.0.k=7')
+    lcron, _ = load(project, 'objective.1.truth="label"', 'objective.1.stages=["prerank","rank"]', "objective.0.k=7")
     assert (lcron.truth, lcron.teacher, lcron.k, lcron.budgets, lcron.label) == ("top", "rank", 7, (100, 50), None)
 
 
@@ -59,8 +59,13 @@ def test_every_method_goes_out_and_in_again_and_fits_the_schema(project: Any, tm
 LABEL = 'truth = "label"'
 WRONG: dict[str, tuple[str, list[tuple[str, str, str]], str, str]] = {
     # name: (the table, edits, the start of the line that the problem points at, its words)
-    "a method that there is not": (LCRON.replace("lcron", "lkron"), [], "method", "no objective \"lkron\" in this"),
-    "no method": ('[[objective]]\nstages = ["recall", "prerank"]', [], "[[objective]]", "missing: the objective; there"),
+    "a method that there is not": (LCRON.replace("lcron", "lkron"), [], "method", 'no objective "lkron" in this'),
+    "no method": (
+        '[[objective]]\nstages = ["recall", "prerank"]',
+        [],
+        "[[objective]]",
+        "missing: the objective; there",
+    ),
     "one stage": ('[[objective]]\nmethod = "fs"\nstages = ["recall"]', [], "stages", "want at least 2 entries"),
     "a stage twice": ('[[objective]]\nmethod = "fs"\nstages = ["rank", "rank"]', [], "stages", "listed twice"),
     "an unknown stage": (
@@ -83,7 +88,7 @@ WRONG: dict[str, tuple[str, list[tuple[str, str, str]], str, str]] = {
         LCRON.replace('"recall", "prerank"', '"prerank", "rank"'),
         [],
         "[[objective]]",
-        'the last stage \'rank\' is trained here, and no other orders the lists; want teacher = "rank"',
+        "the last stage 'rank' is trained here, and no other orders the lists; want teacher = \"rank\"",
     ),
     "labels without requests": (LCRON + LABEL, [], "truth", "has no requests, whose rows could be true and false"),
     "requests that there are not": (LCRON + 'lists = "requests"', [], "lists", "has no requests to take lists from"),
