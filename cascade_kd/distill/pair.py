@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 LABEL_LOSSES = ("bce", "sampled-softmax", "full-softmax", "bpr", "ccl")
 LIST_KINDS = ("requests", "upstream", "catalogue", "log")
+STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 CATALOGUE_DEPTH = 500  # places of a catalogue list, unless a method says how many it wants
 
 
 class Weighted(BaseModel):
     """How much a term counts, step by step."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = STRICT
 
     weight: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     """Factor of the term in the loss."""
@@ -42,7 +43,7 @@ class Weighted(BaseModel):
 class ListKeys(BaseModel):
     """Which lists are learned from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = STRICT
     cut_to_k: ClassVar[bool] = False  # whether a list of the catalogue ends with the method's k
 
     lists: Literal["requests", "upstream", "catalogue", "log"] | None = None
@@ -69,11 +70,10 @@ class ListKeys(BaseModel):
         return getattr(self, "k", CATALOGUE_DEPTH) if self.cut_to_k else CATALOGUE_DEPTH
 
 
-class PairConfig(Weighted):
-    """What every ``[[distill]]`` table says."""
+class Ends(BaseModel):
+    """Who teaches whom."""
 
-    needs: ClassVar[tuple[str, ...]] = ("logits",)
-    student_losses: ClassVar[tuple[str, ...]] = ("bce",)
+    model_config = STRICT
 
     teacher: str
     """The stage or `[[teacher]]` that teaches."""
@@ -82,6 +82,14 @@ class PairConfig(Weighted):
     mode: Literal["offline", "joint"] = "offline"
     """`offline`: the teacher is trained first and frozen. `joint`: one step trains a fresh teacher and the student on
     the student's rows."""
+
+
+class PairConfig(Weighted, Ends):  # whose keys come first
+    """What every ``[[distill]]`` table says."""
+
+    needs: ClassVar[tuple[str, ...]] = ("logits",)
+    student_losses: ClassVar[tuple[str, ...]] = ("bce",)
+
     share: tuple[str, ...] = ()
     """With mode `joint`: what both nets have in common. `embedding`: all that embeds a feature both read; `mlp.0` and
     the like: that layer's weights, batch norm excepted."""

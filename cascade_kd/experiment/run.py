@@ -50,6 +50,7 @@ from cascade_kd.stages import ColumnStage, LogitStage
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
+from cascade_kd.train.together import TOGETHER_FILE
 
 Tree = dict[str, Any]
 PACKAGES = ("cascade-kd", "torch", "numpy", "polars", "scikit-learn", "faiss-cpu", "faiss-gpu")
@@ -263,6 +264,9 @@ def _reached(folder: Path) -> dict[tuple[int, int, str], int]:
     for path in (folder / CHECKPOINTS).glob("*/*/*/last.json"):
         meta = json.loads(path.read_text("utf-8"))
         reached[meta["seed"], meta["round"], meta["stage"]] = meta["state"]["step"]
+    for path in (folder / CHECKPOINTS).glob(f"*/*/*/{Path(TOGETHER_FILE).stem}.json"):
+        meta = json.loads(path.read_text("utf-8"))
+        reached |= {(meta["seed"], meta["round"], name): state["step"] for name, state in meta["states"].items()}
     return reached
 
 

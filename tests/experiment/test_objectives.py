@@ -6,6 +6,7 @@ three steps. The lists are slates of five of the log.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from cascade_kd.config import load_experiment
 from cascade_kd.data import Dataset
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation
-from cascade_kd.experiment import objectives, training
+from cascade_kd.experiment import objectives, run, training
 from cascade_kd.experiment.request_lists import add_request_metrics
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.store import Store
@@ -242,3 +243,42 @@ def test_joint_recall_is_counted_list_by_list(train: Train, tiny: Tiny, dataset:
     assert joint["n"] == len(found["joint"])
     assert joint["mean"] == pytest.approx(sum(found["joint"]) / joint["n"])
     assert made.stages["recall"][f"recall@{k}@3"]["mean"] == pytest.approx(sum(found["recall"]) / joint["n"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_logs_every_point_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_experiment(tiny(distill=table(METHODS["arf"])), overrides=[*FEW, *UNEVEN])
+    drawn = samples.Sampler.batch
+    asked = 0
+
+    def interrupting(self: samples.Sampler, at: int) -> samples.Batch:
+        nonlocal asked
+        asked += at == 7 and self.batch_size == 1000
+        if asked == 2:  # in the objective, the recall stage's second epoch and the first of the other behind it
+            asked += 1
+            os.kill(os.getpid(), signal.SIGINT)
+        return drawn(self, at)
+
+    points = []
+    for name in ("stopped", "whole"):
+        monkeypatch.setenv("CASCADE_KD_CACHE", str(tmp_path / f"cache-{name}"))
+        out = tmp_path / name
+        if name == "stopped":
+            with monkeypatch.context() as patch:
+                patch.setattr(samples.Sampler, "batch", interrupting)
+                with pytest.raises(Interrupted):
+                    run(config, out, device="cpu", progress=ProgressLog(quiet=True))
+            (late,) = out.rglob("together.json")
+            story = json.loads(late.read_text("utf-8"))
+            story["states"]["prerank"]["step"] = 0  # as if killed before this checkpoint: what was logged is trimmed
+            late.write_text(json.dumps(story), "utf-8")
+        result = run(config, out, device="cpu", resume=name == "stopped", progress=ProgressLog(quiet=True))
+        lines = (out / "events.ndjson").read_text("utf-8").splitlines()
+        points.append([{**json.loads(line), "samples_per_s": 0} for line in lines])
+    late_first = [point for point in points[1] if (point["round"], point["stage"], point["epoch"]) != (1, "prerank", 1)]
+    assert points[0] == late_first
+    tree = result.report.seeds["0"]
+    assert tree["objective"] == {"arf:recall+prerank": {"joint_recall@2@10": tree["cascade"]["joint_recall@2@10"]}}
+    assert tree["baseline"]["cascade"]["joint_recall@2@10"]["mean"] <= 1
