@@ -10,7 +10,6 @@ from cascade_kd.distill.objectives import (
     ICCConfig,
     LCRONConfig,
     ObjectiveConfig,
-    RankFlowConfig,
 )
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.lists import CELLS_PER_BLOCK, list_kind, ordered_lists, samples_key, upstream_key
@@ -49,7 +48,7 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
     group = content_key(
         objective=objective.model_dump(),
         teacher=None if objective.teacher is None else before[objective.teacher].key,
-        before=[before[s.name].key for s in stages] if isinstance(objective, RankFlowConfig) else None,
+        before=[before[s.name].key for s in config.stages],  # tutors, and who finds what a teacher orders
         ordered=upstream_key(shop, upstream[first]) if upstream[first] else None,
         stages=[
             training_content(shop, seed, round_number, s, upstream[s.name], before, pairs[s.name])

@@ -246,6 +246,23 @@ def test_joint_recall_is_counted_list_by_list(train: Train, tiny: Tiny, dataset:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stages", "keys"),
+    [
+        (STAGES, 'method = "lcron"\nlists = "catalogue"\n'),
+        (("prerank", "rank"), 'method = "arf"\nlists = "upstream"\nteacher = "rank"\nbudgets = [8, 4]\n'),
+        (STAGES, 'method = "rankflow"\nlists = "catalogue"\ndepth = 40\n'),
+    ],
+    ids=["catalogue", "upstream", "rankflow"],
+)
+def test_lists_that_a_stage_orders(train: Train, stages: Sequence[str], keys: str) -> None:
+    taught = train(table(keys, stages=stages), "rounds=2")
+    for stage in stages:
+        assert different(taught.weights(0, stage), taught.weights(1, stage))
+        assert different(taught.weights(1, stage), taught.weights(2, stage))
+
+
+@pytest.mark.slow
 def test_a_run_that_was_stopped_logs_every_point_once(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
