@@ -34,14 +34,14 @@ class StatisticColumns:
     """The item and pair statistics of all training rows and the sampler's negatives, which never change: [M, S] each.
 
     A look-up searches the log for every row and costs a tenth of a ranker's step; a column is 4 bytes a row and slot.
-    Logged events have theirs in the data set where it was prepared with them. Hard negatives, whose slots follow the
-    sampler's, are looked up step by step.
+    Logged events have theirs in the data set where it was prepared with them. Negatives that are drawn anew, and hard
+    ones, whose slots follow the sampler's, are looked up step by step.
     """
 
     def __init__(self, sampler: Sampler, features: Sequence[Feature]) -> None:
-        self.dataset, self.num_slots = sampler.dataset, sampler.num_slots
+        self.dataset, self.num_slots = sampler.dataset, 1 if sampler.anew else sampler.num_slots
         names = [f.name for f in features if f.kind == "statistic" and f.side in ("item", "pair")]
-        shape = (len(sampler.rows_M), sampler.num_slots)
+        shape = (len(sampler.rows_M), self.num_slots)
         device = sampler.rows_M.device
         self.columns = {name: torch.zeros(shape, device=device) for name in names}
         prepared = self.dataset.events.statistics
@@ -49,12 +49,12 @@ class StatisticColumns:
         missing = [name for name in names if name not in prepared]
         for name in set(names) - set(missing):
             self.columns[name][:, 0] = prepared[name][sampler.rows_M]
-        if not missing and (not names or sampler.num_slots == 1):
+        if not missing and (not names or self.num_slots == 1):
             return
         for sample_B in torch.arange(shape[0], device=device).split(ROWS_PER_CALL):
             batch = sampler.rows(sample_B)
             logged, drawn = slice(0, len(sample_B)), slice(len(sample_B), None)
-            for wanted, rows in ((missing, logged), (names, drawn)):
+            for wanted, rows in ((missing, logged), (names if self.num_slots > 1 else [], drawn)):
                 for name, column_R in statistics_of(self.dataset, wanted, batch, rows).items():
                     self.columns[name][batch.sample_R[rows], batch.slot_R[rows]] = column_R
 
@@ -67,7 +67,7 @@ class StatisticColumns:
         """The columns of a batch's rows, [R] each."""
         if int(batch.slot_R[-1]) < self.num_slots:
             return {name: column_MS[batch.sample_R, batch.slot_R] for name, column_MS in self.columns.items()}
-        kept = int((batch.slot_R < self.num_slots).sum())  # hard negatives come last
+        kept = int((batch.slot_R < self.num_slots).sum())  # what was drawn for the step comes last
         sample_R, slot_R = batch.sample_R[:kept], batch.slot_R[:kept]
         looked_up = statistics_of(self.dataset, list(self.columns), batch, slice(kept, None))
         return {

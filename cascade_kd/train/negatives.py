@@ -2,9 +2,10 @@
 
 P positives, K negatives of a positive, R rows (request, item), I items, U users, L places of a list.
 
-A draw is a hash of (stream, event, slot), put through the distribution of its source: the same whatever is drawn
-beside it or before, so a teacher's scores of it can be kept and a resume needs no state. The draws of a positive are
-independent and may repeat. One that the user has in training, the positive itself among them, is left out.
+A draw is a hash of (stream, event, slot), and of the epoch where it is drawn anew, put through the distribution of its
+source: the same whatever is drawn beside it or before, so a teacher's scores of it can be kept and a resume needs no
+state. The draws of a positive are independent and may repeat. One that the user has in training, the positive itself
+among them, is left out.
 """
 
 from __future__ import annotations
@@ -117,10 +118,11 @@ class Negatives:
         """K, the negatives of a positive."""
         return sum(count for _, count in self.sources)
 
-    def draw(self, user_P: Tensor, event_P: Tensor) -> Tensor:
+    def draw(self, user_P: Tensor, event_P: Tensor, epoch: int = 0) -> Tensor:
         """[P, K] the items drawn for the positive events ``event_P`` of ``user_P``, 0 where a draw is left out."""
+        seed = seed_at(self.seed, epoch) if epoch else self.seed
         slot_K = torch.arange(1, self.num + 1, device=event_P.device)
-        draw_PK = hashed(self.seed, event_P.unsqueeze(1) * (self.num + 1) + slot_K)
+        draw_PK = hashed(seed, event_P.unsqueeze(1) * (self.num + 1) + slot_K)
         item_PK = torch.empty_like(draw_PK)
         start = 0
         for distribution, count in self.sources:

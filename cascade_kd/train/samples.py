@@ -70,10 +70,10 @@ _ROW_TENSORS = ("item_R", "row_R", "label_R", "event_R", "sample_R", "slot_R", "
 class Sampler:
     """Shuffles the training rows anew each epoch and adds sampled negatives to the positives.
 
-    ``rows_M`` are event row numbers. The negatives of a positive are drawn once and are the same in every epoch, see
-    :mod:`cascade_kd.train.negatives`; of the sources, ``hard`` and ``in-batch`` are the loss's own business. ``pairs``
-    adds so many rows without a label to every row: items that its user has not in training, drawn alike. The same step
-    gives the same batch whatever ran before.
+    ``rows_M`` are event row numbers. The negatives of a positive are drawn once and are the same in every epoch, unless
+    ``anew``, see :mod:`cascade_kd.train.negatives`; of the sources, ``hard`` and ``in-batch`` are the loss's own
+    business. ``pairs`` adds so many rows without a label to every row: items that its user has not in training, drawn
+    alike. The same step gives the same batch whatever ran before.
     """
 
     def __init__(
@@ -87,8 +87,10 @@ class Sampler:
         sources: Sequence[SampleSource] = (),
         lists: Candidates | None = None,
         pairs: int = 0,
+        anew: bool = False,
     ) -> None:
         self.dataset = dataset
+        self.anew = anew
         self.rows_M = rows_M
         self.label_N = dataset.events.labels[label]
         self.batch_size = batch_size
@@ -116,14 +118,19 @@ class Sampler:
             self._order = (epoch, order_M.to(self.rows_M.device))
         sample_B = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         # The order inside a batch does not matter to the loss; ascending events make the look-ups local.
-        return self.rows(sample_B.sort().values)
+        return self.rows(sample_B.sort().values, epoch)
 
-    def rows(self, sample_B: Tensor) -> Batch:
-        """The training rows numbered ``sample_B`` with their negatives."""
+    def rows(self, sample_B: Tensor, epoch: int = 0) -> Batch:
+        """The training rows numbered ``sample_B`` with their negatives, those of the epoch if they are drawn anew."""
         event_B = self.rows_M.index_select(0, sample_B)
+        item_BS = self.item_MS.index_select(0, sample_B)
+        if self.anew and epoch:
+            positive_P = self.label_N.index_select(0, event_B).nonzero().squeeze(1)
+            user_P, event_P = self.dataset.events.user_N[event_B[positive_P]], event_B[positive_P]
+            item_BS[positive_P, 1 : self.num_labelled] = self.negatives.draw(user_P, event_P, epoch)
         batch = make_batch(
             self._requests[sample_B],
-            self.item_MS.index_select(0, sample_B),
+            item_BS,
             label_B=self.label_N.index_select(0, event_B),
             event_B=event_B,
             sample_B=sample_B,

@@ -81,7 +81,7 @@ class SequenceSampler:
         until = max(first + 1, (number + 1) * len(cut.order_W) // steps)
         stretch_B = cut.order_W[first:until].sort().values
         row_P, sample_P = _expanded(cut.first_W[stretch_B], cut.num_W[stretch_B])
-        batch = self._sampler.rows(sample_P)
+        batch = self._sampler.rows(sample_P, epoch)
         return replace(batch, stretches=self._stretches(row_P, sample_P, len(stretch_B)))
 
     def _stretches(self, row_P: Tensor, sample_P: Tensor, num: int) -> Stretches:

@@ -39,12 +39,14 @@ class StreamSampler:
         positives: bool,
         sources: Sequence[SampleSource] = (),
         lists: Candidates | None = None,
+        anew: bool = False,
     ) -> None:
         """``positives``: only the events whose label is true."""
         assert dataset.stream is not None, "a data set of layout 'stream'"
         self.dataset = dataset
         self.device = dataset.events.user_N.device
         self.batch_size = batch_size
+        self.anew = anew
         self.negatives = kept_negatives(dataset, sources, lists, seed)
         self.weight_S = slot_weights(sources).to(self.device)
         self.num_slots = len(self.weight_S)
@@ -76,13 +78,14 @@ class StreamSampler:
         columns = self._reader.batch(step)
         # The order inside a batch does not matter to the loss; ascending events make the look-ups local.
         order_B = columns["row"].argsort()
-        return self._batch({name: x.index_select(0, order_B) for name, x in columns.items()})
+        epoch = step // self.steps_per_epoch if self.anew else 0
+        return self._batch({name: x.index_select(0, order_B) for name, x in columns.items()}, epoch)
 
     def rows(self, sample_B: Tensor) -> Batch:
         """The training rows numbered ``sample_B``, consecutive numbers, with their negatives."""
         first, last = int(sample_B[0]), int(sample_B[-1])
         assert last - first + 1 == len(sample_B), "a stream is read in stretches"
-        return self._batch(self._reader.rows(first, last + 1))
+        return self._batch(self._reader.rows(first, last + 1), 0)
 
     def item_counts(self) -> Tensor:
         """[I + 1] training rows of every item."""
@@ -97,7 +100,7 @@ class StreamSampler:
             count_I1 += torch.bincount(events.item_N[part][taken].long(), minlength=size)
         return count_I1
 
-    def _batch(self, columns: dict[str, Tensor]) -> Batch:
+    def _batch(self, columns: dict[str, Tensor], epoch: int) -> Batch:
         columns = {name: x.to(self.device) for name, x in columns.items()}
         event_B, user_B, item_B = (columns[name].long() for name in ("row", "user", "item"))
         label_B = columns[self._label].float()
@@ -105,7 +108,7 @@ class StreamSampler:
         item_BS[:, 0] = item_B
         if self.num_slots > 1:
             positive_P = label_B.nonzero().squeeze(1)
-            item_BS[positive_P, 1:] = self.negatives.draw(user_B[positive_P], event_B[positive_P])
+            item_BS[positive_P, 1:] = self.negatives.draw(user_B[positive_P], event_B[positive_P], epoch)
         context = {f.name: _as_input(columns[column_of(f)], f) for f in self._context}
         return make_batch(
             Requests(user_B, columns["time"].long(), context, part="train"),

@@ -90,6 +90,7 @@ class Task:
 def make_sampler(task: Task) -> Sampler | StreamSampler:
     """The batches of a task: logged events, or those whose label is true alone, and their negatives."""
     rows_M, train = task.rows_M, task.train
+    anew = train.loss != "bce"  # only teachers of models that learn row by row keep their scores of negatives
     positives = not any(source.source == "impressions" for source in train.samples)
     if rows_M is None:
         return StreamSampler(
@@ -100,6 +101,7 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
             positives=positives,
             sources=train.samples,
             lists=task.lists,
+            anew=anew,
         )
     if positives:
         rows_M = rows_M[task.dataset.events.labels[train.label][rows_M] > 0]
@@ -112,6 +114,7 @@ def make_sampler(task: Task) -> Sampler | StreamSampler:
         sources=train.samples,
         lists=task.lists,
         pairs=task.pairs,
+        anew=anew,
     )
 
 

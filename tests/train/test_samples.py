@@ -6,7 +6,7 @@ import torch
 
 from cascade_kd.data import Dataset
 from cascade_kd.train.objective import weighted_mean
-from cascade_kd.train.samples import Sampler
+from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates
 
@@ -89,13 +89,46 @@ def test_uniform_negatives_are_uniform(dataset: Dataset) -> None:
 
 def test_a_rows_negatives_are_the_same_in_every_epoch(dataset: Dataset) -> None:
     s = sampler(dataset, batch_size=10_000)
-    names = []
-    for epoch in range(2):
-        batch = s.batch(epoch)
-        names.append(set(zip(batch.sample_R.tolist(), batch.slot_R.tolist(), batch.item_R.tolist(), strict=True)))
-    assert names[0] == names[1]
-    other = sampler(dataset, seed=2, batch_size=10_000).batch(0)
-    assert set(zip(other.sample_R.tolist(), other.slot_R.tolist(), other.item_R.tolist(), strict=True)) != names[0]
+    assert pairs_of(s.batch(0)) == pairs_of(s.batch(1))
+    assert pairs_of(sampler(dataset, seed=2, batch_size=10_000).batch(0)) != pairs_of(s.batch(0))
+
+
+def test_negatives_that_are_drawn_anew_are_others_in_every_epoch(dataset: Dataset) -> None:
+    fixed, anew = (
+        Sampler(
+            dataset,
+            dataset.rows("train"),
+            "click",
+            batch_size=64,
+            seed=3,
+            sources=(SampleSource(source="impressions"), UNIFORM),
+            anew=anew,
+        )
+        for anew in (False, True)
+    )
+    rows = torch.arange(300)
+    assert torch.equal(anew.rows(rows).item_R, fixed.rows(rows).item_R)
+    first, second, again = (pairs_of(anew.rows(rows, epoch)) for epoch in (0, 1, 1))
+    assert second == again
+    logged = {pair for pair in first if pair[1] == 0}
+    assert logged == {pair for pair in second if pair[1] == 0}
+    assert len(first & second - logged) < len(first - logged) / 4
+    steps = anew.steps_per_epoch
+    drawn = set[tuple[int, int, int]]()
+    for step in range(steps, 2 * steps):
+        drawn |= pairs_of(anew.batch(step))
+    assert pairs_of(anew.rows(torch.arange(anew.num_rows), 1)) == drawn
+    assert not dataset.is_seen(*_drawn(anew.rows(rows, 1)), part="train").any()
+
+
+def pairs_of(batch: Batch) -> set[tuple[int, int, int]]:
+    """(row, slot, item) of a batch."""
+    return set(zip(batch.sample_R.tolist(), batch.slot_R.tolist(), batch.item_R.tolist(), strict=True))
+
+
+def _drawn(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = batch.event_R < 0
+    return batch.requests.user_B[batch.row_R[drawn]], batch.item_R[drawn].unsqueeze(1)
 
 
 def test_a_source_weighs_its_rows(dataset: Dataset) -> None:
