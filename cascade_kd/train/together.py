@@ -86,11 +86,12 @@ def fit_together(
         courses = [_course(*one) for one in zip(tasks, folders, abouts, strict=True)]
         whole = nn.ModuleDict({f"stage_{c.task.stage}": c.model for c in courses})
         learnt: list[torch.optim.Optimizer] = []
-        if (
-            objective.weights is not None
-        ):  # by the settings of the first stage; decay would draw them to 0, where log is
+        if objective.weights is not None:
             whole["objective"] = objective.weights
-            learnt = make_optimizers(objective.weights, tasks[0].train.model_copy(update={"weight_decay": 0.0}))
+            train = tasks[0].train.model_copy(
+                update={"weight_decay": 0.0}
+            )  # decay would draw them to 0, and log with it
+            learnt = make_optimizers(objective.weights, train)
         path = folders[0] / TOGETHER_FILE
         step = _resume(path, whole, courses, learnt)
         bars = [
