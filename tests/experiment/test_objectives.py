@@ -126,7 +126,13 @@ def test_weight_0_is_the_undistilled_run_and_another_repeats_itself_and_moves_bo
     assert not list(taught.out.rglob("together.*"))
 
 
-@pytest.mark.parametrize(("keys", "step"), [(METHODS["lcron"], 2), (METHODS["rankflow"], 7)], ids=["lcron", "rankflow"])
+@pytest.mark.parametrize(
+    ("keys", "step"),
+    [
+        pytest.param(METHODS["lcron"], 2, id="both learn"),
+        pytest.param(METHODS["rankflow"], 7, id="one stands still", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resume_ends_in_the_weights_of_the_whole_run(
     train: Train, monkeypatch: pytest.MonkeyPatch, keys: str, step: int
 ) -> None:
