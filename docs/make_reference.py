@@ -22,6 +22,15 @@ from cascade_kd.data.definition import (
     TableSource,
 )
 from cascade_kd.data.features import KIND_KEYS
+from cascade_kd.distill.objectives import (
+    ARFConfig,
+    COPRConfig,
+    FSConfig,
+    ICCConfig,
+    LCRONConfig,
+    ObjectiveConfig,
+    RankFlowConfig,
+)
 from cascade_kd.distill.order_settings import (
     CDConfig,
     DCDConfig,
@@ -71,6 +80,13 @@ DISTILL: dict[str, type[BaseModel]] = {
     'method = "rrd"': RRDConfig,
     'method = "dcd"': DCDConfig,
     'method = "unkd"': UnKDConfig,
+    "[[objective]]": ObjectiveConfig,
+    'method = "lcron"': LCRONConfig,
+    'method = "arf"': ARFConfig,
+    'method = "icc"': ICCConfig,
+    'method = "fs"': FSConfig,
+    'method = "copr"': COPRConfig,
+    'method = "rankflow"': RankFlowConfig,
     "[[teacher]]": TeacherEntry,
     "[transfer]": TransferConfig,
 }
@@ -87,6 +103,10 @@ SECTIONS = {  # tables of a file, each with rows of its own
         for method in (LogitDistillConfig, TopKConfig, RDConfig, CDConfig, RRDConfig, DCDConfig, UnKDConfig)
     },
     **{method: {*TopKConfig.model_fields} for method in (PairwiseConfig, ListwiseConfig)},
+    **{
+        method: {*ObjectiveConfig.model_fields}
+        for method in (LCRONConfig, ARFConfig, ICCConfig, FSConfig, COPRConfig, RankFlowConfig)
+    },
 }
 
 

@@ -16,6 +16,10 @@ METRICS = (
     ("ndcg@k", "binary gain, 1/log2(1 + rank), ideal over min(k, positives)"),
     ("survival", "share of positives still there after each stage"),
     ("lost", "share of positives dropped by each stage; all lost and what was found add up to 1"),
+    (
+        "joint_recall@k@m",
+        "share of a logged list's k truths that survive the budgets of an objective's stages, m the last",
+    ),
     ("overlap@k", "top k that student and teacher have in common, both ordering the student's input"),
     ("recovery", "(distilled - student) / (teacher - student)"),
 )

@@ -82,7 +82,11 @@ def check(file: File, overrides: Set = []) -> None:  # noqa: B006
 
     config = load_experiment(file, overrides=overrides)
     stages = " -> ".join(f"{stage.name} ({stage.keep})" for stage in config.stages)
-    typer.echo(f"{config.name}: good; {stages}; {len(config.distill)} distillers; seeds {list(config.seeds)}")
+    names = ", ".join(objective.name for objective in config.objectives)
+    objectives = f"; objectives {names}" if names else ""
+    typer.echo(
+        f"{config.name}: good; {stages}; {len(config.distill)} distillers{objectives}; seeds {list(config.seeds)}"
+    )
 
 
 @app.command("list")

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from cascade_kd.config import catalogue
 from cascade_kd.config.dataset import in_order, read_definition
@@ -14,6 +16,7 @@ from cascade_kd.config.experiment_checks import check_distill, check_expected, c
 from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
 from cascade_kd.config.lines import Document, KeyPath, read_document
 from cascade_kd.config.list_checks import check_lists
+from cascade_kd.config.objective_checks import check_objectives, completed
 from cascade_kd.config.problems import Fault, salvage
 from cascade_kd.config.sources import (
     Layer,
@@ -26,14 +29,16 @@ from cascade_kd.config.sources import (
 )
 from cascade_kd.config.stage import StageConfig, StageDraft, TeacherConfig, read_stage
 from cascade_kd.config.stage_checks import check_stages
-from cascade_kd.config.tables import DISTILLERS, DistillConfig
+from cascade_kd.config.tables import DISTILLERS, OBJECTIVES, DistillConfig
 from cascade_kd.config.teacher_checks import check_teachers
 from cascade_kd.config.words import choose, listing, show
 from cascade_kd.data.definition import DatasetDefinition
+from cascade_kd.distill.objectives import AnyObjective
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.evaluate.settings import EvaluateConfig
 from cascade_kd.train.settings import TransferConfig
 
+Method = TypeVar("Method", bound=BaseModel)
 Bands = Mapping[str, Mapping[str, tuple[float, float]]]
 
 _FILL: dict[str, Any] = {"name": "unnamed", "dataset": "unnamed", "stage": [{}]}  # for required keys that are wrong
@@ -52,6 +57,7 @@ class ExperimentConfig:
     stages: tuple[StageConfig, ...]
     teachers: tuple[TeacherConfig, ...]
     distill: tuple[DistillConfig, ...]
+    objectives: tuple[AnyObjective, ...]
     transfer: TransferConfig | None
     evaluate: EvaluateConfig
     expected: Bands
@@ -73,7 +79,8 @@ def load_experiment(
     """Read an experiment, the stage files and the data-set file it names, and check all of it.
 
     ``overrides`` are ``KEY=VALUE`` as of ``--set``, applied before validation, later ones over earlier ones.
-    ``without_distill`` leaves out the distillers, and the expected bands, which are those of the distilled run.
+    ``without_distill`` leaves out distillers and objectives, and the expected bands, which are those of the distilled
+    run.
     Raises ConfigError with all problems of all files, UserError where there is no such file or name.
     """
     document = read_document(catalogue.resolve("experiments", str(path_or_name)))
@@ -88,7 +95,8 @@ def load_experiment(
     dataset, definition, dataset_file = _read_dataset(data, document, sources, problems)
     drafts = _read_stages(data, document, of_entries, problems, StageEntry)
     teachers = _read_stages(data, document, of_entries, problems, TeacherEntry)
-    pairs = _read_distill(data, sources, problems)
+    pairs = _read_methods("distill", DISTILLERS, "distiller", data, sources, problems)
+    objectives = _read_methods("objective", OBJECTIVES, "objective", data, sources, problems)
 
     def place(path: KeyPath, message: str) -> Problem:
         return sources.problem(Fault(path, message))
@@ -97,19 +105,22 @@ def load_experiment(
     problems += check_teachers(teachers, drafts, definition)
     problems += check_distill(pairs, drafts, teachers, head.init_from, place)
     problems += check_lists(pairs, drafts, teachers, definition, place)
+    problems += check_objectives(objectives, pairs, drafts, teachers, definition, head.init_from, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:
         raise ConfigError(in_order(problems))
     assert definition is not None
     assert dataset_file is not None
+    stages = tuple(draft.config() for draft in drafts)
     return ExperimentConfig(
         name=head.name,
         dataset=dataset,
         seeds=head.seeds,
-        stages=tuple(draft.config() for draft in drafts),
+        stages=stages,
         teachers=() if without_distill else tuple(draft.teacher() for draft in teachers),
         distill=() if without_distill else tuple(pairs.values()),
+        objectives=() if without_distill else tuple(completed(o, stages) for o in objectives.values()),
         transfer=None if without_distill else head.transfer,
         evaluate=head.evaluate,
         expected={} if without_distill else _bands(head),
@@ -198,21 +209,28 @@ def _read_stages(
     return drafts
 
 
-def _read_distill(data: Mapping[str, Any], sources: Sources, problems: list[Problem]) -> dict[int, DistillConfig]:
-    """The entries of ``[[distill]]`` that can be read, each by the model of its method, by number."""
-    pairs: dict[int, DistillConfig] = {}
-    for number, entry in _tables(data.get("distill")).items():
-        at: KeyPath = ("distill", number)
+def _read_methods(
+    table: str,
+    models: Mapping[str, type[Method]],
+    what: str,
+    data: Mapping[str, Any],
+    sources: Sources,
+    problems: list[Problem],
+) -> dict[int, Method]:
+    """The entries of ``table`` that can be read, each by the model of its method, by number."""
+    found: dict[int, Method] = {}
+    for number, entry in _tables(data.get(table)).items():
+        at: KeyPath = (table, number)
         method = entry.get("method")
-        model = DISTILLERS.get(method) if isinstance(method, str) else None
+        model = models.get(method) if isinstance(method, str) else None
         if model is None:
-            message = f"no distiller {show(method)} in this version{choose(str(method), DISTILLERS)}"
+            message = f"no {what} {show(method)} in this version{choose(str(method), models)}"
             if "method" not in entry:
-                message = f"required key is missing: the distiller; there are: {listing(DISTILLERS)}"
+                message = f"required key is missing: the {what}; there are: {listing(models)}"
             problems.append(sources.problem(Fault((*at, "method"), message, "method" not in entry)))
             continue
-        pair, faults = salvage(model, entry)
+        read, faults = salvage(model, entry)
         problems += [sources.problem(Fault((*at, *fault.path), fault.message, fault.missing)) for fault in faults]
-        if pair is not None:
-            pairs[number] = pair
-    return pairs
+        if read is not None:
+            found[number] = read
+    return found

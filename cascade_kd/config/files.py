@@ -143,6 +143,8 @@ class ExperimentFile(BaseModel):
     """Models that teach and are never served."""
     distill: tuple[dict[str, Any], ...] = ()
     """Who teaches whom."""
+    objective: tuple[dict[str, Any], ...] = ()
+    """Which stages are trained together, on the same lists."""
     transfer: TransferConfig | None = None
     """Rows without a label for the students of `logit` distillers."""
     evaluate: EvaluateConfig = EvaluateConfig()

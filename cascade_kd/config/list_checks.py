@@ -58,7 +58,7 @@ def check_lists(
         student = drafts[names.index(pair.student)]
         alone = student is drafts[0] or student.keys.level == "recall"
         kind = pair.kind(has_requests=definition.roles.request is not None, alone=alone)
-        yield from _check_kind(pair, kind, student is drafts[0], definition, (*at, "lists"), place)
+        yield from check_kind(pair.student, kind, student is drafts[0], definition, (*at, "lists"), place)
         if pair.approximate and kind != "catalogue":
             message = f"only a catalogue is ordered approximately, and these lists are of '{kind}'"
             yield place((*at, "approximate"), f'{message}; leave the key out, or want lists = "catalogue"')
@@ -70,10 +70,10 @@ def check_lists(
             yield place((*at, "lists"), f'{message}; want lists = "requests", or a method on the order alone')
 
 
-def _check_kind(
-    pair: ListsConfig, kind: str, first: bool, definition: DatasetDefinition, at: KeyPath, place: Place
+def check_kind(
+    student: str, kind: str, first: bool, definition: DatasetDefinition, at: KeyPath, place: Place
 ) -> Iterator[Problem]:
-    """The data set and the cascade have what the lists are made of."""
+    """The data set and the cascade have what the lists before ``student`` are made of; ``first`` it is the first."""
     if kind in ("requests", "log") and definition.roles.request is None:
         message = f"data set '{definition.name}' has no requests to take lists from"
         yield place(at, f'{message}; name their column as [roles] request, or want "upstream" or "catalogue"')
@@ -81,7 +81,7 @@ def _check_kind(
         message = f"data set '{definition.name}' does not say where an item was shown"
         yield place(at, f'{message}; name the column as [roles] position, or want "requests"')
     if kind == "upstream" and first:
-        message = f"no stage stands before '{pair.student}' that could hand lists on"
+        message = f"no stage stands before '{student}' that could hand lists on"
         yield place(at, f'{message}; want lists = "catalogue"')
     if definition.storage.layout == "stream":
         message = f"data set '{definition.name}' is larger than memory, and lists are made of a log in memory"

@@ -44,6 +44,7 @@ def resolved(config: ExperimentConfig) -> dict[str, Any]:
         "stage": [_stage(stage) for stage in config.stages],
         "teacher": [_teacher(teacher) for teacher in config.teachers],
         "distill": [_dump(pair) for pair in config.distill],
+        "objective": [_dump(objective) for objective in config.objectives],
         "transfer": _dump(config.transfer),
         "evaluate": _dump(config.evaluate),
         "expected": {name: {key: list(band) for key, band in of.items()} for name, of in config.expected.items()},

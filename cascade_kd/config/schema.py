@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cascade_kd.config.files import ExperimentFile, StageEntry, StageFile, TeacherEntry
-from cascade_kd.config.tables import DISTILLERS, TYPES
+from cascade_kd.config.tables import DISTILLERS, OBJECTIVES, TYPES
 from cascade_kd.data.definition import DatasetDefinition
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,12 +28,14 @@ def json_schemas() -> dict[str, Schema]:
     definitions["TrainConfig"].pop("required", None)  # the stage file holds the rest
     definitions["StageEntry"] = entry
     definitions["TeacherEntry"] = _move_in(TeacherEntry, definitions) | {"required": ["name"]}
-    for model in DISTILLERS.values():
-        definitions[model.__name__] = _move_in(model, definitions)
+    for models in (DISTILLERS, OBJECTIVES):
+        for model in models.values():
+            definitions[model.__name__] = _move_in(model, definitions)
     experiment["properties"]["stage"]["items"] = {"$ref": "#/$defs/StageEntry"}
     experiment["properties"]["teacher"]["items"] = {"$ref": "#/$defs/TeacherEntry"}
-    choices = [{"$ref": f"#/$defs/{model.__name__}"} for model in DISTILLERS.values()]
-    experiment["properties"]["distill"]["items"] = choices[0] if len(choices) == 1 else {"oneOf": choices}
+    for table, models in (("distill", DISTILLERS), ("objective", OBJECTIVES)):
+        choices = [{"$ref": f"#/$defs/{model.__name__}"} for model in models.values()]
+        experiment["properties"][table]["items"] = {"oneOf": choices}
     return {"experiment": experiment, "stage": stage, "dataset": _dataset_schema()}
 
 

@@ -1,6 +1,7 @@
 """The explicit tables: every name that a TOML may write as ``type`` or ``method``, and what it stands for.
 
-A new model is one entry in ``TYPES``, a new distiller one line in ``DISTILLERS``. A plug-in needs no entry: its
+A new model is one entry in ``TYPES``, a new distiller one line in ``DISTILLERS``, a new objective in
+``OBJECTIVES``. A plug-in needs no entry: its
 ``type`` is ``"package.module:Class"``.
 """
 
@@ -14,6 +15,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from cascade_kd.config.words import choose, suggest
+from cascade_kd.distill.objectives import (
+    AnyObjective,
+    ARFConfig,
+    COPRConfig,
+    FSConfig,
+    ICCConfig,
+    LCRONConfig,
+    RankFlowConfig,
+)
 from cascade_kd.distill.order_settings import (
     CDConfig,
     DCDConfig,
@@ -51,6 +61,15 @@ DISTILLERS: Mapping[str, type[DistillConfig]] = {
     "rrd": RRDConfig,
     "dcd": DCDConfig,
     "unkd": UnKDConfig,
+}
+
+OBJECTIVES: Mapping[str, type[AnyObjective]] = {
+    "rankflow": RankFlowConfig,
+    "icc": ICCConfig,
+    "arf": ARFConfig,
+    "lcron": LCRONConfig,
+    "copr": COPRConfig,
+    "fs": FSConfig,
 }
 
 STAGE_LEVELS: tuple[Level, ...] = ("recall", "prerank", "rank")

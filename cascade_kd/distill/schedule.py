@@ -1,13 +1,13 @@
-"""The weight of a distiller over the steps of its student's training (floor 4)."""
+"""The weight of a term over the steps of a training (floor 4)."""
 
 from __future__ import annotations
 
 import math
 
-from cascade_kd.distill.pair import PairConfig
+from cascade_kd.distill.pair import Weighted
 
 
-def weight_at(config: PairConfig, step: int, total_steps: int) -> float:
+def weight_at(config: Weighted, step: int, total_steps: int) -> float:
     """Weight at a 0-based optimiser step: 0 before ``warmup_steps``, then the schedule.
 
     linear and cosine go from ``weight`` at the first weighted step to ``end_weight`` at the last step of the longest

@@ -13,6 +13,7 @@ from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.distill import ListsConfig
+from cascade_kd.distill.objectives import ObjectiveConfig
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.nets import Net
 from cascade_kd.experiment.store import content_key
@@ -31,6 +32,8 @@ from cascade_kd.train.teacher_lists import (
     teacher_lists,
 )
 from cascade_kd.types import Candidates, Requests
+
+Listed = ListsConfig | ObjectiveConfig  # a table that learns on lists
 
 LARGE_CATALOGUE = 200_000  # items that no teacher orders for every user unless told to approximate
 WIDER = 10  # times `depth`: what an approximate teacher orders
@@ -61,24 +64,24 @@ def lists_from(shop: Workshop, upstream: Sequence[Trained]) -> Candidates:
     return Candidates(lists.item_BK.to(device), lists.score_BK.to(device), lists.valid_BK.to(device))
 
 
-def list_kind(config: ExperimentConfig, dataset: Dataset, pair: ListsConfig) -> str:
-    """What the pair's teacher orders, as written or by default."""
+def list_kind(config: ExperimentConfig, dataset: Dataset, pair: Listed) -> str:
+    """What the teacher orders, as written or by default."""
     student = config.stage(pair.student)
     alone = student.level == "recall" or student is config.stages[0]
     return pair.kind(has_requests=dataset.events.request_N is not None, alone=alone)
 
 
 def ordered_lists(
-    shop: Workshop, pair: ListsConfig, teachers: Round, upstream: Sequence[Trained], title: str
+    shop: Workshop, pair: Listed, teachers: Round, upstream: Sequence[Trained], title: str
 ) -> TeacherLists:
-    """The lists of one pair in its teacher's order, from the store where they were made before.
+    """The lists of one table in its teacher's order, from the store where they were made before.
 
     The teacher orders as it does when it serves: one with an ``upstream_weight`` is given the scores of the stages
     between. Raises UserError where no list has two places, and for a catalogue too large for every user.
     """
     kind, dataset = list_kind(shop.config, shop.dataset, pair), shop.dataset
     depth = pair.depth_of(kind)
-    teacher = teachers[pair.teacher]
+    teacher = teachers[_teacher_of(pair)]
     before = _stages_before(shop, pair, kind, teachers)
     key = content_key(
         order=kind,
@@ -88,7 +91,7 @@ def ordered_lists(
         before=[[trained.key, trained.stage.keep, _weight(trained.stage)] for trained in before],
         weight=_weight(teacher.stage),
         upstream=upstream_key(shop, upstream) if kind == "upstream" else None,
-        approximate=pair.approximate,
+        approximate=teachers[shop.config.stages[0].name].key if pair.approximate else None,
     )
     stages = [trained.stage for trained in before]
     requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, depth)
@@ -102,7 +105,7 @@ def ordered_lists(
         )
     what = f"{len(lists):,} lists in the order of '{pair.teacher}' ({kind}), {lists.dropped:,} shorter than 2 left out"
     if not len(lists):
-        raise UserError(f"distill {pair.name}: {what}; want other `lists`, or a method that needs none")
+        raise UserError(f"{pair.shown}: {what}; want other `lists`, or a method that needs none")
     shop.progress.say(f"{title}  {what}")
     return lists
 
@@ -133,13 +136,19 @@ def list_terms(
     }
 
 
-def _stages_before(shop: Workshop, pair: ListsConfig, kind: str, teachers: Round) -> list[Trained]:
+def _stages_before(shop: Workshop, pair: Listed, kind: str, teachers: Round) -> list[Trained]:
     """The served stages whose scores reach a teacher that counts them in, up to it: none for other teachers."""
     names = [stage.name for stage in shop.config.stages]
-    if not _weight(teachers[pair.teacher].stage) or kind not in ("upstream", "catalogue"):
+    teacher = _teacher_of(pair)
+    if not _weight(teachers[teacher].stage) or kind not in ("upstream", "catalogue"):
         return []
     first = names.index(pair.student) if kind == "upstream" else 0
-    return [teachers[name] for name in names[first : names.index(pair.teacher)]]
+    return [teachers[name] for name in names[first : names.index(teacher)]]
+
+
+def _teacher_of(pair: Listed) -> str:
+    assert pair.teacher is not None, "config wants somebody to order lists"
+    return pair.teacher
 
 
 def _weight(stage: Stage) -> float:
@@ -148,7 +157,7 @@ def _weight(stage: Stage) -> float:
 
 def _work(
     shop: Workshop,
-    pair: ListsConfig,
+    pair: Listed,
     kind: str,
     before: Sequence[Stage],
     teachers: Round,
@@ -156,7 +165,7 @@ def _work(
     depth: int | None,
 ) -> tuple[Requests, Callable[[Tensor], dict[str, Tensor]], int]:
     """The requests of the lists, what orders some of them by number, and how many items it is given for each."""
-    dataset, teacher = shop.dataset, teachers[pair.teacher].stage
+    dataset, teacher = shop.dataset, teachers[_teacher_of(pair)].stage
     if kind in ("requests", "log"):
         logged = logged_lists(dataset, by_position=kind == "log")
         if kind == "log":
@@ -188,7 +197,7 @@ def _work(
 
 
 def _catalogue(
-    shop: Workshop, pair: ListsConfig, before: Sequence[Stage], teacher: Stage, teachers: Round, depth: int
+    shop: Workshop, pair: Listed, before: Sequence[Stage], teacher: Stage, teachers: Round, depth: int
 ) -> tuple[Callable[[Requests], Candidates], int]:
     """What gives requests all items that their users have not in training, under the scores that the teacher counts in.
 
@@ -204,7 +213,7 @@ def _catalogue(
     item_ID = first.item_vectors("valid") if before and isinstance(first, RetrievalStage) else None
     if before and item_ID is None:
         raise UserError(
-            f"distill {pair.name}: '{teacher.name}' counts in the scores of '{first.name}', which gives none of items "
+            f"{pair.shown}: '{teacher.name}' counts in the scores of '{first.name}', which gives none of items "
             'that it does not retrieve; want lists = "upstream", or upstream_weight = 0'
         )
 
@@ -222,12 +231,13 @@ def _catalogue(
 
 def check_lists(config: ExperimentConfig, dataset: Dataset) -> None:
     """Refuse to order a catalogue that is too large for every user, before anything is trained. Raises UserError."""
-    for pair in config.distill:
-        if not isinstance(pair, ListsConfig) or not pair.on_lists or pair.approximate:
+    pairs = [pair for pair in config.distill if isinstance(pair, ListsConfig) and pair.on_lists]
+    for pair in (*pairs, *config.objectives):
+        if pair.approximate:
             continue
         if list_kind(config, dataset, pair) == "catalogue" and dataset.num_items > LARGE_CATALOGUE:
             raise UserError(
-                f"distill {pair.name}: the teacher would order {dataset.num_items:,} items for every training user; at "
+                f"{pair.shown}: the teacher would order {dataset.num_items:,} items for every training user; at "
                 f'most {LARGE_CATALOGUE:,} are ordered in full. Want approximate = true, or lists = "upstream"'
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cascade_kd.config import ExperimentConfig, TeacherConfig
 from cascade_kd.experiment.joint import joint_name, train_group
+from cascade_kd.experiment.objectives import train_objective
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import train_stage
 from cascade_kd.experiment.workshop import Round, Trained, Workshop
@@ -16,7 +17,8 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
     Round 0 trains every stage without distillers, each on the lists of the one before, then the teachers, on the lists
     that the last stage receives. A later round trains every student (and every stage with ``refresh``) from a fresh
     start of the same seed; teachers and upstream lists are those of the round before. A joint pair trains a fresh
-    teacher with its students; the round holds it under :func:`joint_name`.
+    teacher with its students; the round holds it under :func:`joint_name`. The stages of an objective are trained
+    together.
     """
     config = shop.config
     first: Round = {}
@@ -26,7 +28,12 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
         if _teaches_alone(config, teacher.name):
             first[teacher.name] = _train_teacher(shop, seed, teacher, first)
     rounds = [first]
-    again = [s for s in config.stages if s.refresh or any(d.student == s.name for d in config.distill)]
+    objectives = {name: objective for objective in config.objectives for name in objective.stages}
+    again = [
+        s
+        for s in config.stages
+        if s.refresh or s.name in objectives or any(d.student == s.name for d in config.distill)
+    ]
     for number in range(1, config.rounds + 1 if again else 1):
         before = rounds[-1]
         after = {name: trained for name, trained in before.items() if not name.endswith(joint_name(""))}
@@ -35,7 +42,11 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
             if stage.name in done:
                 continue
             joint = [d.teacher for d in config.distill if d.student == stage.name and d.mode == "joint"]
-            if joint:
+            if stage.name in objectives:
+                group = train_objective(shop, seed, number, objectives[stage.name], before)
+                after |= group
+                done |= set(group)
+            elif joint:
                 group = train_group(shop, seed, number, joint[0], before)
                 after |= group
                 done |= set(group)
@@ -47,9 +58,10 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
 
 
 def _teaches_alone(config: ExperimentConfig, name: str) -> bool:
-    """Whether a teacher has to be complete before its students: it teaches offline, or is one of an ensemble."""
+    """Whether a teacher has to be complete before its students: it teaches offline, orders lists, is in an ensemble."""
     in_ensemble = any(name in teacher.members for teacher in config.teachers)
-    return in_ensemble or any(d.teacher == name and d.mode == "offline" for d in config.distill)
+    asked = [d.teacher for d in config.distill if d.mode == "offline"] + [o.teacher for o in config.objectives]
+    return in_ensemble or name in asked
 
 
 def _train_teacher(shop: Workshop, seed: int, teacher: TeacherConfig, there: Round) -> Trained:

@@ -29,6 +29,7 @@ from cascade_kd.evaluate.evaluation import Labelled, row_metrics
 from cascade_kd.experiment.joint import check_sharing, joint_name
 from cascade_kd.experiment.lists import check_lists
 from cascade_kd.experiment.nets import check_layers, nets_of
+from cascade_kd.experiment.request_lists import add_request_metrics
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.rundir import (
     CHECKPOINTS,
@@ -49,6 +50,7 @@ from cascade_kd.stages import ColumnStage, LogitStage
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
 from cascade_kd.train.grow import save_origin
+from cascade_kd.train.together import TOGETHER_FILE
 
 Tree = dict[str, Any]
 PACKAGES = ("cascade-kd", "torch", "numpy", "polars", "scikit-learn", "faiss-cpu", "faiss-gpu")
@@ -148,6 +150,7 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
+    come_through = [add_request_metrics(config, dataset, rounds[0], found) for found in (base, final)]
     last = config.stages[-1]
     ks = tuple(sorted({*config.evaluate.k, last.keep}))
     mask_seen = config.evaluate.mask_seen
@@ -174,6 +177,8 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
+    if config.objectives:
+        tree["objective"] = come_through[-1]
     return tree, final
 
 
@@ -259,6 +264,9 @@ def _reached(folder: Path) -> dict[tuple[int, int, str], int]:
     for path in (folder / CHECKPOINTS).glob("*/*/*/last.json"):
         meta = json.loads(path.read_text("utf-8"))
         reached[meta["seed"], meta["round"], meta["stage"]] = meta["state"]["step"]
+    for path in (folder / CHECKPOINTS).glob(f"*/*/*/{Path(TOGETHER_FILE).stem}.json"):
+        meta = json.loads(path.read_text("utf-8"))
+        reached |= {(meta["seed"], meta["round"], name): state["step"] for name, state in meta["states"].items()}
     return reached
 
 

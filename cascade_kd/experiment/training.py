@@ -55,15 +55,8 @@ def train_stage(
     if grown is not None:
         as_module(net).load_state_dict(grown.model)
     lists_key = samples_key(shop, stage, upstream)
-    key = content_key(
-        stage=stage_content(stage),
-        lists=lists_key,
-        distill=[[d.model_dump(), teachers[d.teacher].key] for d in pairs],
-        ordered=upstream_key(shop, upstream) if any(d.on_lists for d in pairs) else None,
-        transfer=transfer_content(shop, pairs),
-        init_from=grown.origin if grown is not None else None,
-        **setting(shop, seed, round_number, stage),
-    )
+    content = training_content(shop, seed, round_number, stage, upstream, teachers, pairs)
+    key = content_key(init_from=grown.origin if grown is not None else None, **content)
     built = as_stage(stage, net.model, net.features, shop.dataset)
     prove_availability(built)  # before hours of training, not after them
     folder = shop.folder(seed, round_number, stage.name)
@@ -73,12 +66,32 @@ def train_stage(
     task = plain_task(shop, seed, round_number, stage, net, upstream, lists_key, grown)
     if pairs:
         title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
-        task = _taught(shop, stage, net, task, pairs, teachers, lists_key, upstream, title)
+        task = taught_task(shop, stage, net, task, pairs, teachers, lists_key, upstream, title)
     about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
     about["embedding_tables"] = embedding_tables(as_module(net))
     curve = fit(task, folder, shop.progress, about=about)
     shop.store.keep(key, folder)
     return Trained(built, key, curve)
+
+
+def training_content(
+    shop: Workshop,
+    seed: int,
+    round_number: int,
+    stage: StageConfig,
+    upstream: Sequence[Trained],
+    teachers: Round,
+    pairs: Sequence[DistillConfig],
+) -> dict[str, Any]:
+    """What decides the training of one stage: for its hash."""
+    return {
+        "stage": stage_content(stage),
+        "lists": samples_key(shop, stage, upstream),
+        "distill": [[d.model_dump(), teachers[d.teacher].key] for d in pairs],
+        "ordered": upstream_key(shop, upstream) if any(d.on_lists for d in pairs) else None,
+        "transfer": transfer_content(shop, pairs),
+        **setting(shop, seed, round_number, stage),
+    }
 
 
 def new_net(shop: Workshop, seed: int, round_number: int, stage: StageConfig) -> Net:
@@ -145,7 +158,7 @@ def plain_task(
     )
 
 
-def _taught(
+def taught_task(
     shop: Workshop,
     stage: StageConfig,
     net: Net,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cascade_kd.report.cells import Cell
 from cascade_kd.report.report import Report
-from cascade_kd.report.tables import difference, figure, is_distilled, stage_keeps, stage_names, student_of
+from cascade_kd.report.tables import difference, figure, is_distilled, stage_keeps, stage_names, student_of, students_of
 from cascade_kd.report.tree import lookup
 
 GAIN_METRICS = ("auc", "gauc")  # the first that student and baseline both have is named
@@ -48,7 +48,7 @@ def _gained(report: Report) -> Headline | None:
     if not is_distilled(report):
         return Headline("Distillation", "none", "No stage of this run has a teacher.")
     names = lookup(report.summary, "distill") or {}
-    for student in dict.fromkeys(student_of(name) for name in names):
+    for student in students_of(report):
         for metric in GAIN_METRICS:
             path = ("stages", student, metric)
             change = difference(report, path, ("baseline", *path), better=1)

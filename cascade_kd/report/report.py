@@ -25,9 +25,9 @@ class Report:
 
     run: name, hashes, commit, versions, device, threads, wall_s (seconds), peak_rss_bytes; further plain values are
         shown beside them.
-    seeds: per seed "stages", "cascade", "teachers", "baseline", "distill", each a tree whose leaves are metrics
-        {"mean", "stderr", "n"} (+ "why" when null) or plain numbers (recovery). Further entries of a leaf that are
-        text or True, such as {"platt": True}, mark the figure in every table.
+    seeds: per seed "stages", "cascade", "teachers", "baseline", "distill", "objective", each a tree whose leaves are
+        metrics {"mean", "stderr", "n"} (+ "why" when null) or plain numbers (recovery). Further entries of a leaf that
+        are text or True, such as {"platt": True}, mark the figure in every table.
     config_toml: the resolved configuration; ``keep`` of every [[stage]] is read from it.
     curves: {"seed", "round", "stage", "epoch", "step", "loss", "metric", "value"} per epoch.
     calibration: stage -> [{"predicted", "observed", "n"}, ...] bins of the first seed.

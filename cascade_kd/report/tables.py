@@ -43,13 +43,21 @@ def stage_names(report: Report) -> list[str]:
 
 
 def is_distilled(report: Report) -> bool:
-    """Whether any distiller reported, so that there is an undistilled run to compare with."""
-    return any(tree.get("distill") for tree in report.seeds.values())
+    """Whether any distiller or objective reported, so that there is an undistilled run to compare with."""
+    return any(tree.get("distill") or tree.get("objective") for tree in report.seeds.values())
 
 
 def student_of(distiller: str) -> str:
     """The student's name in ``teacher->student:method``."""
     return distiller.partition("->")[2].rpartition(":")[0]
+
+
+def students_of(report: Report) -> list[str]:
+    """The stages that a distiller or an objective (``method:first+second``) trained again."""
+    students = [student_of(name) for tree in report.seeds.values() for name in tree.get("distill", {})]
+    objectives = [name for tree in report.seeds.values() for name in tree.get("objective", {})]
+    students += [stage for name in objectives for stage in name.partition(":")[2].split("+")]
+    return list(dict.fromkeys(students))
 
 
 def figure(report: Report, path: Path) -> Cell:
@@ -87,7 +95,7 @@ def funnel_table(report: Report) -> Table:
     generated world) follow.
     """
     keeps, stages = stage_keeps(report), stage_names(report)
-    students = {student_of(name) for tree in report.seeds.values() for name in tree.get("distill", {})}
+    students = students_of(report)
     columns = ("keep", "AUC", "GAUC", "log loss", "recall@keep", "survival", "lost here")
     rows: list[Row] = []
     for stage in stages:
@@ -107,9 +115,11 @@ def funnel_table(report: Report) -> Table:
 
 
 def cascade_table(report: Report) -> Table:
-    """recall@k and ndcg@k of the whole cascade, next to its undistilled self, the recall stage alone and references."""
+    """recall@k, ndcg@k and joint_recall@k@m of the cascade; its undistilled self, the recall stage, references."""
     summary = report.summary
-    metrics = [key for key in summary.get("cascade", {}) if re.fullmatch(r"(recall|ndcg)@\d+", key)]
+    metrics = [
+        key for key in summary.get("cascade", {}) if re.fullmatch(r"(recall|ndcg)@\d+|joint_recall@\w+@\d+", key)
+    ]
     rows = _group(report, "cascade", metrics, [("cascade", key) for key in metrics], always=is_distilled(report))
     others: list[tuple[str, Path]] = [(f"{stage} alone", ("stages", stage)) for stage in stage_names(report)[:1]]
     references = lookup(summary, "baseline", "reference") or {}

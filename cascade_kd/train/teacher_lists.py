@@ -22,13 +22,13 @@ from cascade_kd.losses import teacher_order
 from cascade_kd.report import atomic_write_bytes
 from cascade_kd.stages import LogitStage, Stage
 from cascade_kd.streams import generator_at
-from cascade_kd.types import Candidates, Requests
+from cascade_kd.types import Candidates, Part, Requests
 
 SHORTEST = 2  # places of a list that has an order
 
 
 class LoggedLists(NamedTuple):
-    """The training events of L requests: ``event_LK`` is an event row, -1 behind the end."""
+    """The events of L requests: ``event_LK`` is an event row, -1 behind the end."""
 
     requests: Requests
     item_LK: Tensor
@@ -65,6 +65,11 @@ class TeacherLists:
 
     def __len__(self) -> int:
         return len(self.number_L)
+
+    @property
+    def longest(self) -> int:
+        """Places of the longest list."""
+        return self.columns["item"].shape[1]
 
     def batch(self, number_B: Tensor) -> ListBatch:
         """The lists numbered ``number_B`` (CPU), cut to the longest of them, on the device of the requests."""
@@ -144,14 +149,14 @@ def _join(parts: list[Path], folder: Path) -> None:
         made.flush()
 
 
-def logged_lists(dataset: Dataset, *, by_position: bool = False) -> LoggedLists:
-    """The training events of every request as a list, in the order of their rows, or as they were shown.
+def logged_lists(dataset: Dataset, *, by_position: bool = False, part: Part = "train") -> LoggedLists:
+    """The events of every request of a part as a list, in the order of their rows, or as they were shown.
 
     An item that a request has twice counts once, where it stands first.
     """
     events = dataset.events
     assert events.request_N is not None, "config asks for [roles] request"
-    row_N = dataset.rows("train")
+    row_N = dataset.rows(part)
     if by_position:
         assert events.position_N is not None, "config asks for [roles] position"
         row_N = row_N[events.position_N[row_N].argsort(stable=True)]
@@ -166,7 +171,7 @@ def logged_lists(dataset: Dataset, *, by_position: bool = False) -> LoggedLists:
     event_LK[list_N, place_N] = row_N
     item_LK = events.item_N[event_LK.clamp(min=0)].masked_fill(event_LK < 0, 0)
     earliest_L = event_LK.masked_fill(event_LK < 0, len(events.user_N)).amin(1)
-    return LoggedLists(dataset.requests_of(earliest_L, part="train"), item_LK, event_LK)
+    return LoggedLists(dataset.requests_of(earliest_L, part=part), item_LK, event_LK)
 
 
 def _first_of(key_N: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from cascade_kd.config.tables import DISTILLERS
+
 Tiny = Callable[..., Path]
 Command = Callable[..., Any]
 

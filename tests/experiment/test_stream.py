@@ -44,6 +44,7 @@ def test_a_stream_trains_the_cascade_that_memory_trains(
         assert a["mean"] > 0.5 + 2 * a["stderr"]
 
 
+@pytest.mark.slow
 def test_weight_0_is_the_undistilled_run_on_a_stream(
     tiny: Tiny, layout_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,9 @@ def python(*arguments):
     )
 
 
-@pytest.mark.parametrize("imports", ["import torch, faiss", "import faiss, torch"])
+@pytest.mark.parametrize(
+    "imports", ["import torch, faiss", pytest.param("import faiss, torch", marks=pytest.mark.slow)]
+)
 def test_both_import_orders_search_cluster_and_train_and_so_does_a_spawned_child(imports, tmp_path):
     """A forked child would hang: the threads that the parent's OpenMP counts on do not come along."""
     script = tmp_path / "work.py"
