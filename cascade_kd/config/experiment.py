@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_kd.config import catalogue
+from cascade_kd.config.codistill_checks import check_codistill
 from cascade_kd.config.dataset import in_order, read_definition
 from cascade_kd.config.experiment_checks import check_distill, check_expected, check_transfer
 from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
@@ -31,6 +32,7 @@ from cascade_kd.config.words import choose, listing, show
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.evaluate.settings import EvaluateConfig
+from cascade_kd.train.codistill_settings import CodistillConfig
 from cascade_kd.train.settings import TransferConfig
 
 Bands = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -52,6 +54,7 @@ class ExperimentConfig:
     teachers: tuple[TeacherConfig, ...]
     distill: tuple[DistillConfig, ...]
     transfer: TransferConfig | None
+    codistill: CodistillConfig | None
     evaluate: EvaluateConfig
     expected: Bands
     rounds: int
@@ -96,6 +99,7 @@ def load_experiment(
     problems += check_teachers(teachers, drafts, definition)
     problems += check_distill(pairs, drafts, teachers, head.init_from, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
+    problems += check_codistill(head, pairs, drafts, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:
         raise ConfigError(in_order(problems))
@@ -109,6 +113,7 @@ def load_experiment(
         teachers=() if without_distill else tuple(draft.teacher() for draft in teachers),
         distill=() if without_distill else tuple(pairs.values()),
         transfer=None if without_distill else head.transfer,
+        codistill=None if without_distill else head.codistill,
         evaluate=head.evaluate,
         expected={} if without_distill else _bands(head),
         rounds=head.rounds,

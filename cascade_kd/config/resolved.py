@@ -45,6 +45,7 @@ def resolved(config: ExperimentConfig) -> dict[str, Any]:
         "teacher": [_teacher(teacher) for teacher in config.teachers],
         "distill": [_dump(pair) for pair in config.distill],
         "transfer": _dump(config.transfer),
+        "codistill": _dump(config.codistill),
         "evaluate": _dump(config.evaluate),
         "expected": {name: {key: list(band) for key, band in of.items()} for name, of in config.expected.items()},
     }

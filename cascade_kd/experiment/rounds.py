@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cascade_kd.config import ExperimentConfig, TeacherConfig
-from cascade_kd.experiment.joint import joint_name, train_group
+from cascade_kd.experiment.codistill import is_codistilled, train_peers
+from cascade_kd.experiment.joint import train_group
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import Round, Trained, Workshop, train_stage
 from cascade_kd.stages import ColumnStage, EnsembleStage, LogitStage
@@ -25,16 +26,22 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
         if _teaches_alone(config, teacher.name):
             first[teacher.name] = _train_teacher(shop, seed, teacher, first)
     rounds = [first]
-    again = [s for s in config.stages if s.refresh or any(d.student == s.name for d in config.distill)]
+    again = [
+        stage
+        for stage in config.stages
+        if stage.refresh or is_codistilled(config, stage) or any(d.student == stage.name for d in config.distill)
+    ]
     for number in range(1, config.rounds + 1 if again else 1):
         before = rounds[-1]
-        after = {name: trained for name, trained in before.items() if not name.endswith(joint_name(""))}
+        after = {name: trained for name, trained in before.items() if "." not in name}  # joint teachers, peers
         done: set[str] = set()
         for stage in again:
             if stage.name in done:
                 continue
             joint = [d.teacher for d in config.distill if d.student == stage.name and d.mode == "joint"]
-            if joint:
+            if is_codistilled(config, stage):
+                after |= train_peers(shop, seed, number, stage, before)
+            elif joint:
                 group = train_group(shop, seed, number, joint[0], before)
                 after |= group
                 done |= set(group)

@@ -26,6 +26,7 @@ from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
 from cascade_kd.evaluate.evaluation import Labelled, row_metrics
+from cascade_kd.experiment.churn import Predictions, add_churn, codistill_metrics, predictions_of
 from cascade_kd.experiment.joint import check_sharing, joint_name
 from cascade_kd.experiment.nets import check_layers, nets_of
 from cascade_kd.experiment.rounds import train_rounds
@@ -103,6 +104,7 @@ def run(
     progress.events = folder / EVENTS
 
     seeds: dict[str, Tree] = {}
+    predictions: dict[str, Predictions] = {}
     curves: list[dict[str, Any]] = []
     calibration: dict[str, list[dict[str, Any]]] = {}
     agreement: dict[str, list[dict[str, Any]]] = {}
@@ -111,13 +113,14 @@ def run(
         for seed in config.seeds:
             rounds = train_rounds(Workshop(config, dataset, folder, Store(), progress), seed)
             progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
-            tree, final = _measure(config, dataset, rounds)
-            seeds[str(seed)] = tree
+            tree, base, final = _measure(config, dataset, rounds)
+            seeds[str(seed)], predictions[str(seed)] = tree, predictions_of(base, final)
             curves += _curves(seed, rounds)
             cascades[seed] = _cascade(config, rounds[-1])
             if seed == config.seeds[0]:
                 calibration = dict(final.calibration)
                 agreement = _agreement(config, dataset, rounds, final)
+    add_churn(seeds, predictions)
     report = Report(
         run=_about(config, dataset, chosen, started),
         seeds=seeds,
@@ -141,8 +144,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Evaluation]:
-    """The tree of one seed, and the last round's evaluation."""
+def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Evaluation, Evaluation]:
+    """The tree of one seed, the first and the last round's evaluation."""
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
@@ -172,7 +175,9 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
-    return tree, final
+    if config.codistill is not None:
+        tree["codistill"] = codistill_metrics(config, dataset, rounds[-1], labels)
+    return tree, base, final
 
 
 def _teacher_metrics(
@@ -185,7 +190,7 @@ def _teacher_metrics(
     for name, trained in (rounds[0] | rounds[-1]).items():
         if name in served:
             continue
-        plain = name.removesuffix(joint_name(""))
+        plain = name.partition(".")[0]  # of a joint teacher, or of a peer
         if plain in known:
             labelled = Labelled(known[plain].label, known[plain].loss == "bce")
         elif plain in served:
@@ -194,7 +199,7 @@ def _teacher_metrics(
             students = [pair.student for pair in config.distill if pair.teacher == plain]
             labelled = labels[students[0] if students else config.stages[-1].name]
         assert isinstance(trained.stage, LogitStage)
-        trees[name] = row_metrics(trained.stage, dataset, labelled)[0]
+        trees[name] = row_metrics(trained.stage, dataset, labelled).tree
     return trees
 
 

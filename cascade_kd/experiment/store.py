@@ -49,6 +49,10 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root()
 
+    def holds(self, key: str) -> bool:
+        """Whether a trained stage of that key is there."""
+        return (self.root / "stages" / key).is_dir()
+
     def restore(self, key: str, folder: Path) -> bool:
         """Copy a stored stage's checkpoints into ``folder``, unless it holds some; whether there was one."""
         source = self.root / "stages" / key

@@ -48,7 +48,8 @@ def _gained(report: Report) -> Headline | None:
     if not is_distilled(report):
         return Headline("Distillation", "none", "No stage of this run has a teacher.")
     names = lookup(report.summary, "distill") or {}
-    for student in dict.fromkeys(student_of(name) for name in names):
+    students = [*map(student_of, names), *(lookup(report.summary, "codistill") or {})]
+    for student in dict.fromkeys(students):
         for metric in GAIN_METRICS:
             path = ("stages", student, metric)
             change = difference(report, path, ("baseline", *path), better=1)

@@ -33,22 +33,34 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     into both files (seed, round, key). Early stopping: ``patience`` epochs without a better monitor.
     Raises DataError where there is nothing to learn from, and Interrupted after saving on SIGINT and SIGTERM.
     """
+    for _ in fit_in_turns(task, folder, progress, about=about):
+        pass
+    assert isinstance(task.model, nn.Module)
+    return load_best(task.model, folder)
+
+
+def fit_in_turns(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any]) -> Iterator[int]:
+    """:func:`fit` of one of several peers: at an exchange it publishes its weights and yields its step.
+
+    It reads the others' weights and trains on when it is asked for its next step. The weights are the last at the end.
+    """
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
     check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
     with trained_beside(model, task.beside):
-        _fit(task, model, folder, progress, about)
+        yield from _fit(task, model, folder, progress, about)
     if task.beside is not None and (folder / BESIDE_FILE).exists():
         task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
-    return load_best(model, folder)
 
 
-def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, about: dict[str, Any]) -> None:
-    train = task.train
+def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, about: dict[str, Any]) -> Iterator[int]:
+    train, exchange = task.train, task.exchange
     optimizers = _optimizers(task, model)
     for optimizer in optimizers:
         restore_optimizer(model, optimizer, task.optimizer)
     state = resume(folder / "last.safetensors", model, optimizers)
+    if exchange is not None:
+        exchange.restore(state.peers) if state.step else exchange.clear()
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
     monitor, more_is_better = _monitor(task)
@@ -59,6 +71,11 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
 
     with progress.stage(task.stage, train.epochs, batches.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
+            if exchange is not None and exchange.is_due(state.step):
+                exchange.publish(state.step, model)
+                yield state.step
+                exchange.read(state.step)
+                state.peers = {str(peer): step for peer, step in exchange.used.items()}
             scale_rates(optimizers, train.plateau_factor**state.plateaus)
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
@@ -75,9 +92,13 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
                 save(folder / "last.safetensors", model, optimizers, state, about)
+                if exchange is not None:
+                    exchange.settle()
             if interrupt.signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
                 raise Interrupted(interrupt.signum, message)
+    if exchange is not None:
+        exchange.publish(state.step, model, finished=True)
 
 
 @contextmanager
@@ -145,13 +166,14 @@ def train_epoch(
     bar: StageProgress,
     interrupt: DeferredInterrupt,
 ) -> bool:
-    """Steps up to the end of the epoch, ``last_step`` or an interrupt; whether an interrupt left none of them out."""
+    """Steps up to the end of the epoch, ``last_step``, an exchange or an interrupt; whether the epoch is over."""
     steps = batches.steps_per_epoch
     end = min((state.step // steps + 1) * steps, last_step)
+    pause = end if task.exchange is None else task.exchange.next_after(state.step)
     total_steps = task.train.epochs * steps
     low = task.train.precision == "bfloat16"
     model.train()
-    while state.step < end and interrupt.signum is None:
+    while state.step < min(end, pause) and interrupt.signum is None:
         seed_global(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
         batch = batches.batch(state.step)
         with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):

@@ -32,7 +32,7 @@ class State:
     """What changes while training, all of it in every checkpoint.
 
     ``loss_sum`` and, where the loss has several parts, ``part_sums`` are over the epoch so far; ``norms`` are those of
-    the parts' gradients in the last step of the epoch, if asked for.
+    the parts' gradients in the last step of the epoch, if asked for; ``peers`` the steps of the peers' weights in use.
     """
 
     step: int = 0
@@ -45,6 +45,7 @@ class State:
     plateaus: int = 0  # in all
     finished: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
+    peers: dict[str, int] = field(default_factory=dict)
 
 
 def is_finished(folder: Path) -> bool:
