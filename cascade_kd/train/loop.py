@@ -76,6 +76,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                 yield state.step
                 exchange.read(state.step)
                 state.peers = {str(peer): step for peer, step in exchange.used.items()}
+                bar.exchanged(state.step, state.peers)
             scale_rates(optimizers, train.plateau_factor**state.plateaus)
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
