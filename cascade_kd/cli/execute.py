@@ -25,6 +25,8 @@ def execute(config: ExperimentConfig, folder: Path, *, device: str, resume: bool
         atomic_write_text(folder / CRASH, "".join(traceback.format_exception(error)))
         typer.echo(f"a bug of ours, or a machine out of memory: the traceback is in {folder / CRASH}", err=True)
         raise
+    if not result.report.seeds:
+        return  # one of several ranks, and not the one that writes
     console = Console()
     for table in funnel_tables(result.report):
         console.print(table)

@@ -48,6 +48,7 @@ from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.stages import LogitStage
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
+from cascade_kd.train.distributed import barrier, joined, num_ranks, rank, rank_0_first
 from cascade_kd.train.grow import save_origin
 
 Tree = dict[str, Any]
@@ -56,7 +57,10 @@ PACKAGES = ("cascade-kd", "torch", "numpy", "polars", "scikit-learn", "faiss-cpu
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves in memory: the report, the data, and the final cascade of every seed."""
+    """What a run leaves in memory: the report, the data, and the final cascade of every seed.
+
+    Of several ranks the first alone evaluates and writes; the report of the others has no seeds.
+    """
 
     report: Report
     dataset: Dataset
@@ -75,19 +79,26 @@ def run(
 ) -> RunResult:
     """Prepare the data, train all rounds of all seeds, evaluate, and write the run directory.
 
-    ``out`` defaults to ``runs/NAME``. Raises UserError for wrong input and Interrupted after a checkpoint was saved.
+    ``out`` defaults to ``runs/NAME``. Processes that torchrun started train together; they need one file system. Raises
+    UserError for wrong input and Interrupted after a checkpoint was saved.
     """
+    with joined(choose_device(device)) as chosen:
+        return _run(config, Path(out) if out is not None else Path("runs") / config.name, chosen, resume, progress)
+
+
+def _run(
+    config: ExperimentConfig, folder: Path, chosen: torch.device, resume: bool, progress: ProgressLog | None
+) -> RunResult:
     started = time.perf_counter()
-    folder = Path(out) if out is not None else Path("runs") / config.name
-    chosen = choose_device(device)
     if config.deterministic and chosen.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
-    check_folder(folder, toml, resume=resume)
-    progress = progress or ProgressLog()
+    if rank() == 0:
+        check_folder(folder, toml, resume=resume)
+    progress = (progress or ProgressLog()) if rank() == 0 else ProgressLog(quiet=True)
     hidden = progress.quiet or not progress.console.is_terminal
-    with Progress(console=progress.console, transient=True, disable=hidden) as bars:
+    with Progress(console=progress.console, transient=True, disable=hidden) as bars, rank_0_first():
         prepared = prepare(config.definition, base=config.dataset_file.parent, progress=bars)
     dataset = load(prepared).to(chosen)
     for stage in config.stages:
@@ -97,11 +108,13 @@ def run(
     nets = nets_of(config, dataset, taught_only=True)
     check_layers(config, nets, dataset)
     check_sharing(config, nets)
-    claim(folder, toml)
-    check_data(folder, dataset.sha256)
-    save_origin(dataset, folder / ORIGIN)
-    trim_events(folder / EVENTS, _reached(folder))
-    progress.events = folder / EVENTS
+    if rank() == 0:
+        claim(folder, toml)
+        check_data(folder, dataset.sha256)
+        save_origin(dataset, folder / ORIGIN)
+        trim_events(folder / EVENTS, _reached(folder))
+        progress.events = folder / EVENTS
+    barrier()
 
     seeds: dict[str, Tree] = {}
     predictions: dict[str, Predictions] = {}
@@ -112,11 +125,13 @@ def run(
     with kept_memory(), progress:
         for seed in config.seeds:
             rounds = train_rounds(Workshop(config, dataset, folder, Store(), progress), seed)
+            cascades[seed] = _cascade(config, rounds[-1])
+            if rank() > 0:
+                continue
             progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
             tree, base, final = _measure(config, dataset, rounds)
             seeds[str(seed)], predictions[str(seed)] = tree, predictions_of(base, final)
             curves += _curves(seed, rounds)
-            cascades[seed] = _cascade(config, rounds[-1])
             if seed == config.seeds[0]:
                 calibration = dict(final.calibration)
                 agreement = _agreement(config, dataset, rounds, final)
@@ -130,6 +145,8 @@ def run(
         agreement=agreement,
         notes=_notes(config, seeds),
     )
+    if rank() > 0:
+        return RunResult(report, dataset, cascades, folder, [])
     report.write_json(folder / METRICS)
     atomic_write_text(folder / REPORT, render_html(report))
     return RunResult(report, dataset, cascades, folder, outside_bands(config, report))
@@ -290,6 +307,7 @@ def _about(config: ExperimentConfig, dataset: Dataset, device: torch.device, sta
         "versions": _versions(),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
+        "ranks": num_ranks(),
         "wall_s": round(time.perf_counter() - started, 1),
         "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
     }

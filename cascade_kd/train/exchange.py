@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cascade_kd.errors import RunError
 from cascade_kd.report import atomic_path
 from cascade_kd.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cascade_kd.train.distributed import agreed, rank
 
 KEPT = 2  # published weights of a peer: in one process, one peer is at most one exchange ahead of another
 POLL_SECONDS = 0.05
@@ -65,11 +66,15 @@ class Exchange:
 
     def clear(self) -> None:
         """Take away what an earlier training of this peer has published."""
+        if rank() > 0:
+            return
         for path in (*self._folder(self.peer).glob("step-*"), *self.own.glob("peer-*")):
             path.unlink(missing_ok=True)
 
     def publish(self, step: int, model: nn.Module, *, finished: bool = False) -> None:
         """Let the others read the weights after ``step`` steps; ``finished``: no later ones will come."""
+        if rank() > 0:
+            return
         folder = self._folder(self.peer)
         path = folder / f"step-{step:09d}.safetensors"
         if not path.exists() or finished:
@@ -81,11 +86,15 @@ class Exchange:
 
     def read(self, step: int) -> None:
         """Give every net the weights that its peer has published, as of ``step``."""
-        deadline = time.monotonic() + self.wait_seconds
-        for peer in self.nets:
-            if self.in_step:
-                self._wait(peer, step, deadline)
-            self._read(peer, step)
+        if rank() == 0:
+            deadline = time.monotonic() + self.wait_seconds
+            for peer in self.nets:
+                if self.in_step:
+                    self._wait(peer, step, deadline)
+                self._read(peer, step)
+        for peer, at in agreed(self.used).items():  # the other ranks of this peer follow
+            if self.used.get(peer) != at:
+                self._load(peer, at, self._copy(peer, at))
 
     def restore(self, used: Mapping[str, int]) -> None:
         """Go on with the weights that a saved training used."""
@@ -97,6 +106,8 @@ class Exchange:
 
     def settle(self) -> None:
         """Take away copies that are no longer in use: once what is in use has been noted."""
+        if rank() > 0:
+            return
         kept = {self._copy(peer, step).name for peer, step in self.used.items()}
         for path in self.own.glob("peer-*.safetensors"):
             if path.name not in kept:
