@@ -11,7 +11,7 @@ from torch import Tensor
 from cascade_kd.config import ExperimentConfig
 from cascade_kd.data import Dataset
 from cascade_kd.evaluate import Evaluation
-from cascade_kd.evaluate.evaluation import Labelled
+from cascade_kd.evaluate.evaluation import Labelled, RowMetrics
 from cascade_kd.experiment.codistill import peer_name
 from cascade_kd.experiment.training import Round
 from cascade_kd.metrics import auc, churn, logloss
@@ -22,23 +22,26 @@ Tree = dict[str, Any]
 Predictions = Mapping[tuple[str, ...], Tensor]  # place of a stage in the tree of a seed -> logits [M], on the CPU
 
 
-def predictions_of(base: Evaluation, final: Evaluation) -> Predictions:
-    """What the stages of the first and the last round say of the test rows, as probabilities' logits."""
-    of_base = {("baseline", "stages", name): logits_M.cpu() for name, logits_M in base.calibrated.items()}
-    return of_base | {("stages", name): logits_M.cpu() for name, logits_M in final.calibrated.items()}
+def predictions_of(base: Evaluation, final: Evaluation, teachers: Mapping[str, RowMetrics]) -> Predictions:
+    """What stages of the first and the last round and teachers say of the test rows, as probabilities' logits."""
+    found: dict[tuple[str, ...], Tensor] = {}
+    found |= {("baseline", "stages", name): logits_M for name, logits_M in base.calibrated.items()}
+    found |= {("stages", name): logits_M for name, logits_M in final.calibrated.items()}
+    found |= {("teachers", name): rows.calibrated_M for name, rows in teachers.items()}
+    return {place: logits_M.cpu() for place, logits_M in found.items()}
 
 
 def add_churn(seeds: Mapping[str, Tree], predictions: Mapping[str, Predictions]) -> None:
-    """Where there are several seeds, note with every stage how far it lies from the other seeds' on average."""
+    """Where there are several seeds, note with every model how far it lies from the other seeds' on average."""
     if len(seeds) < 2:
         return
     for seed, tree in seeds.items():
         for path, logits_M in predictions[seed].items():
             others = [predictions[other][path] for other in seeds if other != seed]
-            stage = tree
+            of_model = tree
             for key in path:
-                stage = stage[key]
-            stage["churn"] = churn(logits_M, others).as_dict()
+                of_model = of_model[key]
+            of_model["churn"] = churn(logits_M, others).as_dict()
 
 
 def codistill_metrics(

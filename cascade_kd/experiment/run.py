@@ -25,7 +25,7 @@ from cascade_kd.config.tables import stage_type
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
-from cascade_kd.evaluate.evaluation import Labelled, row_metrics
+from cascade_kd.evaluate.evaluation import Labelled, RowMetrics, row_metrics
 from cascade_kd.experiment.churn import Predictions, add_churn, codistill_metrics, predictions_of
 from cascade_kd.experiment.joint import check_sharing, joint_name
 from cascade_kd.experiment.nets import check_layers, nets_of
@@ -129,8 +129,7 @@ def _run(
             if rank() > 0:
                 continue
             progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
-            tree, base, final = _measure(config, dataset, rounds)
-            seeds[str(seed)], predictions[str(seed)] = tree, predictions_of(base, final)
+            seeds[str(seed)], predictions[str(seed)], final = _measure(config, dataset, rounds)
             curves += _curves(seed, rounds)
             if seed == config.seeds[0]:
                 calibration = dict(final.calibration)
@@ -161,8 +160,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Evaluation, Evaluation]:
-    """The tree of one seed, the first and the last round's evaluation."""
+def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Predictions, Evaluation]:
+    """The tree of one seed, what its models say of the test rows, and the last round's evaluation."""
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
@@ -183,27 +182,27 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
             config.evaluate.k,
             student=base.stages[pair.student],
             distilled=final.stages[pair.student],
-            taught=base.stages[pair.teacher] if taught is None else taught,
+            taught=base.stages[pair.teacher] if taught is None else taught.tree,
         )
     tree: Tree = {
         "stages": final.stages,
         "cascade": final.cascade,
-        "teachers": teachers,
+        "teachers": {name: rows.tree for name, rows in teachers.items()},
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
     if config.codistill is not None:
         tree["codistill"] = codistill_metrics(config, dataset, rounds[-1], labels)
-    return tree, base, final
+    return tree, predictions_of(base, final, teachers), final
 
 
 def _teacher_metrics(
     config: ExperimentConfig, dataset: Dataset, rounds: list[Round], labels: Mapping[str, Labelled]
-) -> dict[str, Tree]:
+) -> dict[str, RowMetrics]:
     """auc, gauc, logloss and ece of every teacher that is not served, on its own label, else its first student's."""
     served = {stage.name for stage in config.stages}
     known = {t.name: t.model.train for t in config.teachers if t.model is not None and t.model.train is not None}
-    trees: dict[str, Tree] = {}
+    found: dict[str, RowMetrics] = {}
     for name, trained in (rounds[0] | rounds[-1]).items():
         if name in served:
             continue
@@ -216,8 +215,8 @@ def _teacher_metrics(
             students = [pair.student for pair in config.distill if pair.teacher == plain]
             labelled = labels[students[0] if students else config.stages[-1].name]
         assert isinstance(trained.stage, LogitStage)
-        trees[name] = row_metrics(trained.stage, dataset, labelled).tree
-    return trees
+        found[name] = row_metrics(trained.stage, dataset, labelled)
+    return found
 
 
 def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labelled]:
