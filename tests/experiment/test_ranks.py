@@ -100,7 +100,7 @@ def assert_equal(runs: Runs, a: str, b: str, number: int, stage: str) -> None:
     assert ours.keys() == theirs.keys()
     # A last bias has rounding alone for a gradient where a loss takes differences of logits, which Adam blows up.
     for name in [name for name in ours if not name.startswith("beside.") and ours[name].numel() > 1]:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=2e-4)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=1e-3)  # a tenth of one step of Adam
     for ours_at, theirs_at in zip(runs.curve(a, number, stage), runs.curve(b, number, stage), strict=True):
         assert ours_at[0] == pytest.approx(theirs_at[0], rel=1e-5)  # loss
         assert ours_at[1] == pytest.approx(theirs_at[1], abs=1e-4)  # monitor
