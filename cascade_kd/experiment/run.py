@@ -94,7 +94,7 @@ def _run(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
-    if rank() == 0:
+    with rank_0_first():
         check_folder(folder, toml, resume=resume)
     progress = (progress or ProgressLog()) if rank() == 0 else ProgressLog(quiet=True)
     hidden = progress.quiet or not progress.console.is_terminal

@@ -51,7 +51,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if num_ranks() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
@@ -63,10 +63,18 @@ def joined(device: torch.device) -> Iterator[torch.device]:
 
 @contextmanager
 def rank_0_first() -> Iterator[None]:
-    """The other ranks enter the block when rank 0 has left it: they find in a cache what it has made."""
+    """The other ranks enter the block when rank 0 has left it: they find in a cache what it has made.
+
+    Where the user's input is wrong, all ranks find that out, one after the other.
+    """
     if rank() > 0:
         barrier()
-    yield
+    try:
+        yield
+    except UserError:
+        if rank() == 0:
+            barrier()
+        raise
     if rank() == 0:
         barrier()
 

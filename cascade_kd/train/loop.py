@@ -72,8 +72,10 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
     for optimizer in optimizers:
         restore_optimizer(model, optimizer, task.optimizer)
     state = resume(folder / "last.safetensors", model, optimizers)
-    if exchange is not None:
-        exchange.restore(state.peers) if state.step else exchange.clear()
+    if exchange is not None and state.step:
+        exchange.restore(state.peers)
+    elif exchange is not None:
+        exchange.clear()
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
     monitor, more_is_better = _monitor(task)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cascade_kd.config import load_experiment
+from cascade_kd.config import load_experiment, resolved_toml
 from cascade_kd.data import Dataset
 from cascade_kd.errors import ConfigError
 from cascade_kd.experiment import codistill, training
@@ -241,6 +241,15 @@ def test_mistakes_are_named_with_file_and_line(tiny: Tiny, keys: str, problem: s
     assert problem in str(caught.value)
     (first,) = caught.value.problems
     assert first.line > 0
+
+
+def test_the_resolved_experiment_is_the_same(tiny: Tiny, tmp_path: Path) -> None:
+    config = load_experiment(tiny(distill="", more=table('peer = 1\nshared = "x"')))
+    again = tmp_path / "again.toml"
+    again.write_text(resolved_toml(config), "utf-8")
+    assert load_experiment(again) == config
+    assert config.codistill is not None
+    assert load_experiment(tiny(distill="", more=table()), without_distill=True).codistill is None
 
 
 def test_a_codistilled_stage_has_no_other_teacher(tiny: Tiny) -> None:

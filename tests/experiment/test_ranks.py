@@ -180,3 +180,6 @@ def test_what_a_share_of_a_batch_cannot_do_is_refused(tiny: Tiny, runs: Runs) ->
     file = tiny(distill="")
     said = runs.run(file, "norm", 2, "stage.rank.model.batch_norm=true", code=1)  # torchrun's own code
     assert "stage 'rank': batch norm takes its means over a batch" in said
+    again = runs.run(file, "norm", 2, code=1)  # what rank 0 finds wrong, all find
+    assert again.count("already holds a run") == 2
+    assert "a bug of ours" not in said + again
