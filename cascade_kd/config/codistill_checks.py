@@ -37,6 +37,9 @@ def check_codistill(
     if train is not None and train.loss != "bce":
         message = f"peers agree on probabilities, and the [train] loss of '{config.stage}' is '{train.loss}'"
         yield place(at, f"{message}; want 'bce'")
+    if train is not None and train.shard_rows is not None:
+        message = f"peers hold each other's whole tables, and [train] shard_rows of '{config.stage}' shares them out"
+        yield place(at, f"{message}; leave it out")
     if any(pair.student == config.stage for pair in pairs.values()):
         message = f"'{config.stage}' is the student of a [[distill]] table, too; a codistilled stage learns from its"
         yield place(at, f"{message} peers alone. Leave one of the two out")

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cascade_kd.errors import UserError
-from cascade_kd.models.table import Touched, row_sums
+from cascade_kd.models.table import Table, Touched, row_sums
 
 T = TypeVar("T")
 
@@ -151,19 +151,24 @@ def sum_gradients(parameters: Iterable[nn.Parameter], numbers: Tensor) -> Tensor
     return numbers
 
 
-def sum_touched(touched: tuple[Tensor, Tensor] | None, weight_VD: Tensor) -> tuple[Tensor, Tensor] | None:
+def sum_touched(table: Table) -> tuple[Tensor, Tensor] | None:
     """The rows of a table that any rank touched, ascending [U], and the sums of their gradients [U, D].
 
-    Added in the order of the ranks, so that all ranks have the same bits.
+    Added in the order of the ranks, so that all ranks have the same bits. Of a table that is shared out, the places of
+    this rank's own rows.
     """
+    touched, weight_VD = table.take_touched(), table.weight
     if num_ranks() == 1:
         return touched
     if touched is None:
         touched = torch.zeros(0, dtype=torch.int64, device=weight_VD.device), weight_VD.new_zeros(0, weight_VD.shape[1])
-    rows, grads = _gathered(touched[0]), _gathered(touched[1])
+    if table.shard is not None:
+        from_ranks = table.shard.collect(*touched)
+    else:
+        from_ranks = list(zip(_gathered(touched[0]), _gathered(touched[1]), strict=True))
     shares = [
         Touched(row_U, torch.arange(len(row_U), device=row_U.device), grad_UD.new_ones(len(row_U)), grad_UD)
-        for row_U, grad_UD in zip(rows, grads, strict=True)
+        for row_U, grad_UD in from_ranks
         if len(row_U)
     ]
     return row_sums(shares, len(weight_VD)) if shares else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade_kd.interrupt import DeferredInterrupt, Interrupted
-from cascade_kd.models import TowerModel
+from cascade_kd.models import Table, TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
 from cascade_kd.train.checkpoint import load_checkpoint, restore_optimizer
 from cascade_kd.train.checks import check_rows
@@ -32,7 +32,17 @@ from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.row_optimizers import RowAdagrad, RowAdam
 from cascade_kd.train.samples import Batch
-from cascade_kd.train.state import BESIDE, BESIDE_FILE, State, close_epoch, load_best, resume, save, save_best
+from cascade_kd.train.state import (
+    BESIDE,
+    BESIDE_FILE,
+    State,
+    close_epoch,
+    load_best,
+    own_state,
+    resume,
+    save,
+    save_best,
+)
 from cascade_kd.train.task import Batches, LossParts, Task, make_batches, make_loss, make_sampler
 
 
@@ -61,6 +71,9 @@ def fit_in_turns(task: Task, folder: Path, progress: ProgressLog, *, about: dict
     with trained_beside(model, task.beside):
         check_ranks(task.stage, model, learned=any(student.balance is not None for student in task.students))
         yield from _fit(task, model, folder, progress, about)
+        for module in model.modules():
+            if isinstance(module, Table):
+                module.make_whole()
     barrier()  # the best weights are in their file
     if task.beside is not None and (folder / BESIDE_FILE).exists():
         task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
@@ -70,7 +83,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
     train, exchange = task.train, task.exchange
     optimizers = _optimizers(task, model)
     for optimizer in optimizers:
-        restore_optimizer(model, optimizer, task.optimizer)
+        restore_optimizer(model, optimizer, own_state(model, task.optimizer))
     state = resume(folder / "last.safetensors", model, optimizers)
     if exchange is not None and state.step:
         exchange.restore(state.peers)
@@ -106,12 +119,11 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                     close_epoch(state, batches.steps_per_epoch, agreed(monitor()), more_is_better, train, last_step)
                     if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
                         state.best, state.bad_epochs, state.plateaus = None, 0, 0
-                    if state.bad_epochs == 0 and rank() == 0:
+                    if state.bad_epochs == 0:
                         save_best(task, model, folder, state, about)
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
-                if rank() == 0:
-                    save(folder / "last.safetensors", model, optimizers, state, about)
+                save(folder / "last.safetensors", model, optimizers, state, about)
                 if exchange is not None:
                     exchange.settle()
                 signum = signal_of_any(interrupt.signum)

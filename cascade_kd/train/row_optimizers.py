@@ -129,7 +129,7 @@ def _touched_rows(tables: Sequence[Table]) -> Iterator[tuple[Table, Tensor, Tens
     """Every table that was touched, by any rank, the places of its touched rows and their gradients."""
     for table in tables:
         assert table.weight.grad is None, "a look-up went past the table"
-        touched = sum_touched(table.take_touched(), table.weight)
+        touched = sum_touched(table)
         if touched is not None:
             yield table, *touched
 
