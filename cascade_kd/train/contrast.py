@@ -118,7 +118,7 @@ def catalogue_loss(model: TowerModel, dataset: Dataset, names: Sequence[str], ba
     user_BD = user_vectors(model, dataset, names, batch)
     item_I = dataset.item_codes()
     item_ID = item_vectors(model, dataset, names, batch, item_I, _moments(batch, len(item_I)))
-    size = user_BD.new_tensor(len(user_BD))
+    size = user_BD.new_tensor(len(user_BD), dtype=torch.float32)
     return full_softmax(user_BD, item_ID, batch.item_R - 1) * (size / total(size))
 
 
