@@ -45,6 +45,7 @@ from cascade_kd.distill.pair import ListsConfig, PairConfig
 from cascade_kd.distill.settings import HiddenDistillConfig, LogitDistillConfig, RelationDistillConfig
 from cascade_kd.models.settings import HistoryConfig
 from cascade_kd.retrieval.settings import IndexConfig
+from cascade_kd.train.codistill_settings import CodistillConfig
 from cascade_kd.train.settings import SampleSource, TrainConfig, TransferConfig
 
 DOCS = Path(__file__).parent
@@ -89,6 +90,7 @@ DISTILL: dict[str, type[BaseModel]] = {
     'method = "rankflow"': RankFlowConfig,
     "[[teacher]]": TeacherEntry,
     "[transfer]": TransferConfig,
+    "[codistill]": CodistillConfig,
 }
 PAGES = {DOCS / "data.md": DATA, DOCS / "stages.md": STAGES, DOCS / "distill.md": DISTILL}
 SECTIONS = {  # tables of a file, each with rows of its own

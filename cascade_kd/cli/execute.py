@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -22,9 +23,13 @@ def execute(config: ExperimentConfig, folder: Path, *, device: str, resume: bool
     except CascadeKDError:
         raise
     except Exception as error:
+        if os.environ.get("RANK", "0") != "0":  # of several ranks the first tells
+            raise
         atomic_write_text(folder / CRASH, "".join(traceback.format_exception(error)))
         typer.echo(f"a bug of ours, or a machine out of memory: the traceback is in {folder / CRASH}", err=True)
         raise
+    if not result.report.seeds:
+        return  # one of several ranks, and not the one that writes
     console = Console()
     for table in funnel_tables(result.report):
         console.print(table)

@@ -12,6 +12,7 @@ METRICS = (
     ("gauc", "AUC per user, weighted by the user's test impressions; one-class users left out and counted"),
     ("logloss", "mean log loss of the test rows, natural log; after Platt scaling where the loss is no probability's"),
     ("ece", "expected calibration error, 20 bins of equal count"),
+    ("churn", "mean |p - p'| of the test rows between trainings of different seeds, where a run has several"),
     ("recall@k", "hits in the first k / all test positives of the request, mean over requests with a positive"),
     ("ndcg@k", "binary gain, 1/log2(1 + rank), ideal over min(k, positives)"),
     ("survival", "share of positives still there after each stage"),

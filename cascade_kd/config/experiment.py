@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from cascade_kd.config import catalogue
+from cascade_kd.config.codistill_checks import check_codistill
 from cascade_kd.config.dataset import in_order, read_definition
 from cascade_kd.config.experiment_checks import check_distill, check_expected, check_transfer
 from cascade_kd.config.files import ExperimentFile, StageEntry, TeacherEntry
@@ -36,6 +37,7 @@ from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.distill.objectives import AnyObjective
 from cascade_kd.errors import ConfigError, Problem, UserError
 from cascade_kd.evaluate.settings import EvaluateConfig
+from cascade_kd.train.codistill_settings import CodistillConfig
 from cascade_kd.train.settings import TransferConfig
 
 Method = TypeVar("Method", bound=BaseModel)
@@ -59,6 +61,7 @@ class ExperimentConfig:
     distill: tuple[DistillConfig, ...]
     objectives: tuple[AnyObjective, ...]
     transfer: TransferConfig | None
+    codistill: CodistillConfig | None
     evaluate: EvaluateConfig
     expected: Bands
     rounds: int
@@ -107,6 +110,7 @@ def load_experiment(
     problems += check_lists(pairs, drafts, teachers, definition, place)
     problems += check_objectives(objectives, pairs, drafts, teachers, definition, head.init_from, place)
     problems += check_transfer(head, pairs, teachers, definition, place)
+    problems += check_codistill(head, pairs, objectives, drafts, definition, place)
     problems += check_expected(head, drafts, place)
     if problems:
         raise ConfigError(in_order(problems))
@@ -122,6 +126,7 @@ def load_experiment(
         distill=() if without_distill else tuple(pairs.values()),
         objectives=() if without_distill else tuple(completed(o, stages) for o in objectives.values()),
         transfer=None if without_distill else head.transfer,
+        codistill=None if without_distill else head.codistill,
         evaluate=head.evaluate,
         expected={} if without_distill else _bands(head),
         rounds=head.rounds,

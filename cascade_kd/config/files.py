@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from cascade_kd.evaluate.settings import EvaluateConfig
 from cascade_kd.retrieval.settings import IndexConfig
+from cascade_kd.train.codistill_settings import CodistillConfig
 from cascade_kd.train.settings import TrainConfig, TransferConfig
 
 StageLevel = Literal["recall", "prerank", "rank"]
@@ -147,6 +148,8 @@ class ExperimentFile(BaseModel):
     """Which stages are trained together, on the same lists."""
     transfer: TransferConfig | None = None
     """Rows without a label for the students of `logit` distillers."""
+    codistill: CodistillConfig | None = None
+    """Copies of one stage that learn from each other."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """What the evaluation counts."""
     expected: dict[str, dict[str, Band]] = Field(default_factory=dict)

@@ -46,6 +46,7 @@ def resolved(config: ExperimentConfig) -> dict[str, Any]:
         "distill": [_dump(pair) for pair in config.distill],
         "objective": [_dump(objective) for objective in config.objectives],
         "transfer": _dump(config.transfer),
+        "codistill": _dump(config.codistill),
         "evaluate": _dump(config.evaluate),
         "expected": {name: {key: list(band) for key, band in of.items()} for name, of in config.expected.items()},
     }

@@ -87,6 +87,7 @@ def check_training(draft: StageDraft, definition: DatasetDefinition | None) -> I
         hint = choose(train.label, definition.labels)
         yield draft.problem(("train", "label"), f"data set '{definition.name}' has no label '{train.label}'{hint}")
     yield from _check_samples(draft, train)
+    yield from _check_shards(draft, train)
     if kind is not None and not kind.is_model:
         message = f"type '{draft.keys.type}' is no torch module, so the library does not train it; leave [train] out"
         yield draft.problem(("train",), message)
@@ -160,6 +161,19 @@ def _check_sequences(draft: StageDraft, train: TrainConfig, definition: DatasetD
         message = f"sequences trains along the one history of a stage's features, and they hold {listing(seen)}"
         there = f"list one of {', '.join(histories)}" if histories else "the data set has none"
         yield draft.problem(("features",), f"{message}; {there}, or leave sequences out")
+
+
+def _check_shards(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
+    """Tables that are shared out are updated row by row, and looked up by all ranks alike."""
+    if train.shard_rows is None:
+        return
+    at = ("train", "shard_rows")
+    if train.embedding_optimizer == "same":
+        message = "tables are shared out where single rows are updated, and embedding_optimizer is 'same'"
+        yield draft.problem(at, f"{message}; want 'sparse-adam', 'sparse-adagrad' or 'rowwise-adagrad'")
+    if any(source.source == "hard" for source in train.samples):
+        message = "every rank looks as many 'hard' negatives up as it has positives, and tables that are shared out"
+        yield draft.problem(at, f"{message} are looked up by all ranks alike; leave one of the two out")
 
 
 def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:

@@ -39,12 +39,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metric trees of design: ``stages`` and ``cascade``; calibration bins and test-row logits [M] by stage."""
+    """Metric trees of design: ``stages`` and ``cascade``; calibration bins and test-row logits [M] by stage.
+
+    ``calibrated`` are the logits after the Platt scaling that a loss that is no probability model needs.
+    """
 
     stages: Tree
     cascade: Tree
     calibration: dict[str, list[dict[str, float]]]
     logits: dict[str, Tensor]
+    calibrated: dict[str, Tensor]
     trace: Trace
     asked: EvaluationRequests
 
@@ -76,12 +80,14 @@ def evaluate(
     stages: Tree = {}
     calibration: dict[str, list[dict[str, float]]] = {}
     logits: dict[str, Tensor] = {}
+    calibrated: dict[str, Tensor] = {}
     kept_hits: list[Tensor] = []
     for stage, step in zip(cascade.stages, trace.steps, strict=True):
         tree: Tree = {}
         if isinstance(stage, LogitStage) and "logits" in stage.signals:
-            tree, bins, logits[stage.name] = row_metrics(stage, dataset, labelled[stage.name])
-            calibration[stage.name] = bins
+            rows = row_metrics(stage, dataset, labelled[stage.name])
+            tree, calibration[stage.name] = rows.tree, rows.bins
+            logits[stage.name], calibrated[stage.name] = rows.logits_M, rows.calibrated_M
         hit_BK = hits(step.ordered.item_BK, step.ordered.valid_BK, asked.offsets_B1, asked.positive_P)
         width = hit_BK.shape[1]
         tree |= list_metrics(hit_BK, num_positives_B, {k for k in config.k if k <= width} | {min(stage.keep, width)})
@@ -101,7 +107,7 @@ def evaluate(
     whole["survival"] = {name: metric.as_dict() for name, metric in zip(names, funnel.survival, strict=True)}
     whole["lost"] = {name: metric.as_dict() for name, metric in zip(names, funnel.lost, strict=True)}
     whole["found"] = funnel.found.as_dict()
-    return Evaluation(stages, whole, calibration, logits, trace, asked)
+    return Evaluation(stages, whole, calibration, logits, calibrated, trace, asked)
 
 
 def list_metrics(hit_BK: Tensor, num_positives_B: Tensor, ks: Sequence[int] | set[int]) -> Tree:
@@ -110,8 +116,18 @@ def list_metrics(hit_BK: Tensor, num_positives_B: Tensor, ks: Sequence[int] | se
     return tree | {f"ndcg@{k}": ndcg_at(hit_BK, num_positives_B, k).as_dict() for k in sorted(ks)}
 
 
-def row_metrics(stage: LogitStage, dataset: Dataset, labelled: Labelled) -> tuple[Tree, list[dict[str, float]], Tensor]:
-    """auc, gauc, logloss and ece of the test rows, the calibration bins, and the rows' logits [M].
+@dataclass(frozen=True)
+class RowMetrics:
+    """auc, gauc, logloss and ece of the test rows, the calibration bins, the rows' logits [M], and them calibrated."""
+
+    tree: Tree
+    bins: list[dict[str, float]]
+    logits_M: Tensor
+    calibrated_M: Tensor
+
+
+def row_metrics(stage: LogitStage, dataset: Dataset, labelled: Labelled) -> RowMetrics:
+    """The metrics of the test rows of one label.
 
     Where the loss is not a probability model, logloss, ece and the bins are taken after Platt scaling on the
     validation rows and marked ``"calibrated": "platt"``.
@@ -139,7 +155,7 @@ def row_metrics(stage: LogitStage, dataset: Dataset, labelled: Labelled) -> tupl
         "logloss": logloss(probability_M, label_M).as_dict() | mark,
         "ece": ece(probability_M, label_M).as_dict() | mark,
     }
-    return tree, bins, logits_M
+    return RowMetrics(tree, bins, logits_M, probability_M)
 
 
 def _masking(stage: Stage, mask_seen: bool) -> Stage:

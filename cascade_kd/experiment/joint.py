@@ -39,6 +39,7 @@ from cascade_kd.train import (
     load_checkpoint,
     save_checkpoint,
 )
+from cascade_kd.train.distributed import rank
 from cascade_kd.train.grow import embedding_tables
 from cascade_kd.train.state import BESIDE_FILE, BEST_FILE
 
@@ -119,7 +120,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     ):
         own_key = content_key(group=key, net=name)
         own = shop.folder(seed, round_number, name)
-        if not (own / BEST_FILE).exists():  # the first student's was written as it learnt
+        if rank() == 0 and not (own / BEST_FILE).exists():  # the first student's was written as it learnt
             about = {"stage": name, "seed": seed, "round": round_number, "key": own_key}
             about["embedding_tables"] = embedding_tables(as_module(net))
             save_checkpoint(own / BEST_FILE, Checkpoint(as_module(net).state_dict(), about))

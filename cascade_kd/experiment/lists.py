@@ -21,6 +21,7 @@ from cascade_kd.experiment.workshop import Round, Trained, Workshop
 from cascade_kd.stages import RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import stream
 from cascade_kd.train import Task, Term, upstream_lists
+from cascade_kd.train.distributed import rank_0_first
 from cascade_kd.train.list_terms import list_term
 from cascade_kd.train.lists import end_of_training_requests
 from cascade_kd.train.teacher_lists import (
@@ -95,7 +96,7 @@ def ordered_lists(
     )
     stages = [trained.stage for trained in before]
     requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, depth)
-    with shop.progress.work(f"{title}  lists of {pair.teacher}") as advance:
+    with rank_0_first(), shop.progress.work(f"{title}  lists of {pair.teacher}") as advance:
         lists = teacher_lists(
             shop.store.orders(key),
             requests,

@@ -29,6 +29,7 @@ from cascade_kd.serve import prove_availability
 from cascade_kd.streams import stream
 from cascade_kd.train import Student, is_finished, load_best
 from cascade_kd.train.cascade_terms import make_objective
+from cascade_kd.train.distributed import num_ranks
 from cascade_kd.train.grow import embedding_tables
 from cascade_kd.train.teacher_lists import TeacherLists, logged_lists, teacher_lists
 from cascade_kd.train.together import fit_together
@@ -41,6 +42,8 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
     round before.
     """
     config, dataset = shop.config, shop.dataset
+    if num_ranks() > 1:
+        raise UserError(f"objective {objective.name}: its stages are trained in one process; run without torchrun")
     stages = [config.stage(name) for name in objective.stages]
     upstream = {s.name: [before[b.name] for b in config.stages[: config.stages.index(s)]] for s in stages}
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in stages}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cascade_kd.config import ExperimentConfig, TeacherConfig
-from cascade_kd.experiment.joint import joint_name, train_group
+from cascade_kd.experiment.codistill import is_codistilled, train_peers
+from cascade_kd.experiment.joint import train_group
 from cascade_kd.experiment.objectives import train_objective
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import train_stage
@@ -32,17 +33,22 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
     again = [
         s
         for s in config.stages
-        if s.refresh or s.name in objectives or any(d.student == s.name for d in config.distill)
+        if s.refresh
+        or s.name in objectives
+        or is_codistilled(config, s)
+        or any(d.student == s.name for d in config.distill)
     ]
     for number in range(1, config.rounds + 1 if again else 1):
         before = rounds[-1]
-        after = {name: trained for name, trained in before.items() if not name.endswith(joint_name(""))}
+        after = {name: trained for name, trained in before.items() if "." not in name}  # joint teachers, peers
         done: set[str] = set()
         for stage in again:
             if stage.name in done:
                 continue
             joint = [d.teacher for d in config.distill if d.student == stage.name and d.mode == "joint"]
-            if stage.name in objectives:
+            if is_codistilled(config, stage):
+                after |= train_peers(shop, seed, number, stage, before)
+            elif stage.name in objectives:
                 group = train_objective(shop, seed, number, objectives[stage.name], before)
                 after |= group
                 done |= set(group)

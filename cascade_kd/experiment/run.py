@@ -25,7 +25,8 @@ from cascade_kd.config.tables import stage_type
 from cascade_kd.data import Dataset, load, prepare
 from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
-from cascade_kd.evaluate.evaluation import Labelled, row_metrics
+from cascade_kd.evaluate.evaluation import Labelled, RowMetrics, row_metrics
+from cascade_kd.experiment.churn import Predictions, add_churn, codistill_metrics, predictions_of
 from cascade_kd.experiment.joint import check_sharing, joint_name
 from cascade_kd.experiment.lists import check_lists
 from cascade_kd.experiment.nets import check_layers, nets_of
@@ -49,6 +50,7 @@ from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.stages import ColumnStage, LogitStage
 from cascade_kd.train import ProgressLog
 from cascade_kd.train.checks import check_rows
+from cascade_kd.train.distributed import barrier, joined, num_ranks, rank, rank_0_first
 from cascade_kd.train.grow import save_origin
 from cascade_kd.train.together import TOGETHER_FILE
 
@@ -58,7 +60,10 @@ PACKAGES = ("cascade-kd", "torch", "numpy", "polars", "scikit-learn", "faiss-cpu
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves in memory: the report, the data, and the final cascade of every seed."""
+    """What a run leaves in memory: the report, the data, and the final cascade of every seed.
+
+    Of several ranks the first alone evaluates and writes; the report of the others has no seeds.
+    """
 
     report: Report
     dataset: Dataset
@@ -77,19 +82,26 @@ def run(
 ) -> RunResult:
     """Prepare the data, train all rounds of all seeds, evaluate, and write the run directory.
 
-    ``out`` defaults to ``runs/NAME``. Raises UserError for wrong input and Interrupted after a checkpoint was saved.
+    ``out`` defaults to ``runs/NAME``. Processes that torchrun started train together; they need one file system. Raises
+    UserError for wrong input and Interrupted after a checkpoint was saved.
     """
+    with joined(choose_device(device)) as chosen:
+        return _run(config, Path(out) if out is not None else Path("runs") / config.name, chosen, resume, progress)
+
+
+def _run(
+    config: ExperimentConfig, folder: Path, chosen: torch.device, resume: bool, progress: ProgressLog | None
+) -> RunResult:
     started = time.perf_counter()
-    folder = Path(out) if out is not None else Path("runs") / config.name
-    chosen = choose_device(device)
     if config.deterministic and chosen.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
     torch.use_deterministic_algorithms(config.deterministic and chosen.type == "cuda")
     toml = resolved_toml(config)
-    check_folder(folder, toml, resume=resume)
-    progress = progress or ProgressLog()
+    with rank_0_first():
+        check_folder(folder, toml, resume=resume)
+    progress = (progress or ProgressLog()) if rank() == 0 else ProgressLog(quiet=True)
     hidden = progress.quiet or not progress.console.is_terminal
-    with Progress(console=progress.console, transient=True, disable=hidden) as bars:
+    with Progress(console=progress.console, transient=True, disable=hidden) as bars, rank_0_first():
         prepared = prepare(config.definition, base=config.dataset_file.parent, progress=bars)
     dataset = load(prepared).to(chosen)
     for stage in config.stages:
@@ -100,13 +112,16 @@ def run(
     check_layers(config, nets, dataset)
     check_sharing(config, nets)
     check_lists(config, dataset)
-    claim(folder, toml)
-    check_data(folder, dataset.sha256)
-    save_origin(dataset, folder / ORIGIN)
-    trim_events(folder / EVENTS, _reached(folder))
-    progress.events = folder / EVENTS
+    if rank() == 0:
+        claim(folder, toml)
+        check_data(folder, dataset.sha256)
+        save_origin(dataset, folder / ORIGIN)
+        trim_events(folder / EVENTS, _reached(folder))
+        progress.events = folder / EVENTS
+    barrier()
 
     seeds: dict[str, Tree] = {}
+    predictions: dict[str, Predictions] = {}
     curves: list[dict[str, Any]] = []
     calibration: dict[str, list[dict[str, Any]]] = {}
     agreement: dict[str, list[dict[str, Any]]] = {}
@@ -114,14 +129,16 @@ def run(
     with kept_memory(), progress:
         for seed in config.seeds:
             rounds = train_rounds(Workshop(config, dataset, folder, Store(), progress), seed)
-            progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
-            tree, final = _measure(config, dataset, rounds)
-            seeds[str(seed)] = tree
-            curves += _curves(seed, rounds)
             cascades[seed] = _cascade(config, rounds[-1])
+            if rank() > 0:
+                continue
+            progress.say(f"seed {seed}  evaluating {'both rounds' if len(rounds) > 1 else 'the cascade'}")
+            seeds[str(seed)], predictions[str(seed)], final = _measure(config, dataset, rounds)
+            curves += _curves(seed, rounds)
             if seed == config.seeds[0]:
                 calibration = dict(final.calibration)
                 agreement = _agreement(config, dataset, rounds, final)
+    add_churn(seeds, predictions)
     report = Report(
         run=_about(config, dataset, chosen, started),
         seeds=seeds,
@@ -131,6 +148,8 @@ def run(
         agreement=agreement,
         notes=_notes(config, seeds),
     )
+    if rank() > 0:
+        return RunResult(report, dataset, cascades, folder, [])
     report.write_json(folder / METRICS)
     atomic_write_text(folder / REPORT, render_html(report))
     return RunResult(report, dataset, cascades, folder, outside_bands(config, report))
@@ -145,8 +164,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Evaluation]:
-    """The tree of one seed, and the last round's evaluation."""
+def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) -> tuple[Tree, Predictions, Evaluation]:
+    """The tree of one seed, what its models say of the test rows, and the last round's evaluation."""
     labels = stage_labels(config, dataset)
     base = evaluate(_cascade(config, rounds[0]), dataset, labels, config.evaluate)
     final = base if len(rounds) == 1 else evaluate(_cascade(config, rounds[-1]), dataset, labels, config.evaluate)
@@ -168,31 +187,33 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
             config.evaluate.k,
             student=base.stages[pair.student],
             distilled=final.stages[pair.student],
-            taught=base.stages[pair.teacher] if taught is None else taught,
+            taught=base.stages[pair.teacher] if taught is None else taught.tree,
         )
     tree: Tree = {
         "stages": final.stages,
         "cascade": final.cascade,
-        "teachers": teachers,
+        "teachers": {name: rows.tree for name, rows in teachers.items()},
         "baseline": {"stages": base.stages, "cascade": base.cascade, "reference": reference},
         "distill": distill,
     }
     if config.objectives:
         tree["objective"] = come_through[-1]
-    return tree, final
+    if config.codistill is not None:
+        tree["codistill"] = codistill_metrics(config, dataset, rounds[-1], labels)
+    return tree, predictions_of(base, final, teachers), final
 
 
 def _teacher_metrics(
     config: ExperimentConfig, dataset: Dataset, rounds: list[Round], labels: Mapping[str, Labelled]
-) -> dict[str, Tree]:
+) -> dict[str, RowMetrics]:
     """auc, gauc, logloss and ece of every teacher that is not served, on its own label, else its first student's."""
     served = {stage.name for stage in config.stages}
     known = {t.name: t.model.train for t in config.teachers if t.model is not None and t.model.train is not None}
-    trees: dict[str, Tree] = {}
+    found: dict[str, RowMetrics] = {}
     for name, trained in (rounds[0] | rounds[-1]).items():
         if name in served:
             continue
-        plain = name.removesuffix(joint_name(""))
+        plain = name.partition(".")[0]  # of a joint teacher, or of a peer
         if plain in known:
             labelled = Labelled(known[plain].label, known[plain].loss == "bce")
         elif plain in served:
@@ -203,8 +224,8 @@ def _teacher_metrics(
             if isinstance(trained.stage, ColumnStage) and trained.stage.scores == "rank":
                 labelled = replace(labelled, probability_model=False)
         assert isinstance(trained.stage, LogitStage)
-        trees[name] = row_metrics(trained.stage, dataset, labelled)[0]
-    return trees
+        found[name] = row_metrics(trained.stage, dataset, labelled)
+    return found
 
 
 def stage_labels(config: ExperimentConfig, dataset: Dataset) -> dict[str, Labelled]:
@@ -297,6 +318,7 @@ def _about(config: ExperimentConfig, dataset: Dataset, device: torch.device, sta
         "versions": _versions(),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
+        "ranks": num_ranks(),
         "wall_s": round(time.perf_counter() - started, 1),
         "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
     }

@@ -88,6 +88,7 @@ def trim_events(path: Path, reached: dict[tuple[int, int, str], int]) -> None:
             point = json.loads(line)
         except json.JSONDecodeError:
             continue  # the line that a kill cut off
-        if point["step"] <= reached.get((point["seed"], point["round"], point["stage"]), -1):
+        before = "peers" in point  # an exchange comes before its step
+        if point["step"] + before <= reached.get((point["seed"], point["round"], point["stage"]), -1):
             kept.append(line)
     atomic_write_text(path, "".join(f"{line}\n" for line in kept))

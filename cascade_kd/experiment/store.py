@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 
 from cascade_kd.data.cache import cache_root, staging
 from cascade_kd.report import atomic_write_bytes
+from cascade_kd.train.distributed import rank, rank_0_first
 from cascade_kd.types import Candidates
 
 FILES = ("best.safetensors", "best.json", "last.safetensors", "last.json")
@@ -49,6 +50,10 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root()
 
+    def holds(self, key: str) -> bool:
+        """Whether a trained stage of that key is there."""
+        return (self.root / "stages" / key).is_dir()
+
     def restore(self, key: str, folder: Path) -> bool:
         """Copy a stored stage's checkpoints into ``folder``, unless it holds some; whether there was one."""
         source = self.root / "stages" / key
@@ -63,7 +68,7 @@ class Store:
     def keep(self, key: str, folder: Path) -> None:
         """Store a finished stage's checkpoints."""
         target = self.root / "stages" / key
-        if target.is_dir():
+        if target.is_dir() or rank() > 0:
             return
         with staging(target) as folder_in_the_making:
             for name in (*BESIDE, *FILES):
@@ -73,13 +78,14 @@ class Store:
     def lists(self, key: str, make: Callable[[], Candidates]) -> Candidates:
         """Stored candidates, made on first use."""
         path = self.root / "lists" / f"{key}.safetensors"
-        if path.exists():
-            tensors = load_file(path)
-            return Candidates(tensors["item"], tensors["score"], tensors["valid"])
-        lists = make()
-        tensors = {"item": lists.item_BK, "score": lists.score_BK, "valid": lists.valid_BK}
-        atomic_write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
-        return lists
+        with rank_0_first():
+            if path.exists():
+                tensors = load_file(path)
+                return Candidates(tensors["item"], tensors["score"], tensors["valid"])
+            lists = make()
+            tensors = {"item": lists.item_BK, "score": lists.score_BK, "valid": lists.valid_BK}
+            atomic_write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}))
+            return lists
 
     def orders(self, key: str) -> Path:
         """Where the lists of a teacher are kept."""

@@ -34,6 +34,7 @@ from cascade_kd.train import (
     make_sampler,
     teacher_logits,
 )
+from cascade_kd.train.distributed import num_ranks, rank_0_first
 from cascade_kd.train.grow import VOCABULARY, Grown, embedding_tables, grow, newer_rows
 from cascade_kd.types import Feature
 
@@ -119,13 +120,17 @@ def setting(shop: Workshop, seed: int, round_number: int, stage: StageConfig) ->
     return {
         "data": shop.dataset.sha256,
         "streams": stream_seed(seed, round_number, stage),
-        "machine": [shop.device.type, torch.get_num_threads(), torch.__version__, shop.config.deterministic],
+        "machine": [
+            *(shop.device.type, torch.get_num_threads(), torch.__version__, shop.config.deterministic, num_ranks()),
+        ],
     }
 
 
 def restore(shop: Workshop, key: str, folder: Path, name: str, seed: int, round_number: int) -> None:
     """Take a training from the store, if it is there."""
-    if shop.store.restore(key, folder):
+    with rank_0_first():
+        found = shop.store.restore(key, folder)
+    if found:
         shop.progress.say(f"{shop.progress.title(name, {'seed': seed, 'round': round_number})}  from the cache")
 
 

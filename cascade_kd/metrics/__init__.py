@@ -4,7 +4,7 @@ from cascade_kd.metrics.auc import GroupAUC, auc, gauc, group_auc
 from cascade_kd.metrics.funnel import Funnel, survival
 from cascade_kd.metrics.metric import Metric, mean_and_stderr
 from cascade_kd.metrics.orders import joint_recall_at, kendall_tau, survivors
-from cascade_kd.metrics.probability import CalibrationCurve, calibration_curve, ece, logloss, platt
+from cascade_kd.metrics.probability import CalibrationCurve, calibration_curve, churn, ece, logloss, platt
 from cascade_kd.metrics.ranking import group_recall_at, hits, ndcg_at, overlap_at, recall_at
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Metric",
     "auc",
     "calibration_curve",
+    "churn",
     "ece",
     "gauc",
     "group_auc",

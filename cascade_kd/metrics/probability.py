@@ -5,6 +5,7 @@ Axes: N rows, R runs of equal logits, b bins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,23 @@ def logloss(logits_N: Tensor, label_N: Tensor) -> Metric:
         return Metric(None, None, len(logits_N), why)
     loss_N = F.binary_cross_entropy_with_logits(logits_N.double(), label_N.double(), reduction="none")
     return mean_and_stderr(loss_N)
+
+
+def churn(logits_N: Tensor, others: Sequence[Tensor]) -> Metric:
+    """Prediction churn ``mean |sigmoid(z) - sigmoid(z_o)|`` over rows and ``others`` (other trainings' logits [N]).
+
+    Symmetric for one other, 0 for equal models; n = rows. Source: Anil et al., ICLR 2018, section 4.3. The standard
+    error is of the mean over rows, taken as independent: it says nothing of how trainings differ.
+    """
+    if not others:
+        return Metric(None, None, 0, "no other training to compare with")
+    why = next(filter(None, map(why_undefined, (logits_N, *others))), "")
+    if why:
+        return Metric(None, None, len(logits_N), why)
+    p_N = logits_N.double().sigmoid()
+    apart_N = sum((p_N - other_N.double().sigmoid()).abs() for other_N in others) / len(others)
+    assert isinstance(apart_N, Tensor)
+    return mean_and_stderr(apart_N)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cascade_kd.models.lookup import weighted_sum
 from cascade_kd.models.pages import on_huge_pages
+from cascade_kd.models.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Table(nn.Module):
     Its gradient is dense, in ``weight.grad``, unless ``touched`` is a list: then look-ups append to it in the backward
     pass and ``weight.grad`` stays None, so that a step costs what its look-ups cost, however long the table. Either
     way a CPU adds up the gradients of the touched rows by :func:`row_sums`, a fifth of what torch's own takes.
+
+    With a ``shard`` this rank has its stretch of the rows only: look-ups fetch rows from the others, ``touched`` names
+    rows of the whole table, and its gradients have to be sent to the ranks that have the rows.
     """
 
     def __init__(self, rows: int, dim: int, std: float) -> None:
@@ -42,25 +46,44 @@ class Table(nn.Module):
         nn.init.normal_(weight_VD, std=std)
         self.weight = nn.Parameter(weight_VD)
         self.touched: list[Touched] | None = None
+        self.shard: Shard | None = None
+
+    def share_out(self, rank: int, ranks: int) -> None:
+        """Keep this rank's stretch of the rows alone."""
+        self.shard = Shard(len(self.weight), rank, ranks)
+        self.weight.data = on_huge_pages(self.shard.own(self.weight.data).clone())
+
+    def make_whole(self) -> None:
+        """Have room for all rows again; they have to be loaded."""
+        if self.shard is not None:
+            self.weight.data = on_huge_pages(self.weight.new_empty(self.shard.rows, self.weight.shape[1]))
+            self.shard = None
+
+    @property
+    def num_rows(self) -> int:
+        """V, of the whole table."""
+        return len(self.weight) if self.shard is None else self.shard.rows
 
     def forward(self, codes: Tensor) -> Tensor:
         """[..., D] rows of the codes [...]."""
         if self._plain:
             return F.embedding(codes, self.weight)
-        return _Rows.apply(self.weight, codes, self.touched)  # type: ignore[no-untyped-call, no-any-return]
+        fetched = None if self.shard is None else self.shard.fetch(self.weight, codes)
+        return _Rows.apply(self.weight, codes, self.touched, fetched)  # type: ignore[no-untyped-call, no-any-return]
 
     def weighted_sum(self, codes_NL: Tensor, weight_NL: Tensor) -> Tensor:
         """[N, D] sums over L of weight times row; no gradient flows to the weights; weight 0 touches no row."""
         if self._plain:
             return F.embedding_bag(codes_NL, self.weight, mode="sum", per_sample_weights=weight_NL)
-        return _RowSums.apply(self.weight, codes_NL, weight_NL, self.touched)  # type: ignore[no-untyped-call, no-any-return]
+        fetched = None if self.shard is None else self.shard.fetch(self.weight, codes_NL)
+        return _RowSums.apply(self.weight, codes_NL, weight_NL, self.touched, fetched)  # type: ignore[no-untyped-call, no-any-return]
 
     def take_touched(self) -> tuple[Tensor, Tensor] | None:
         """The rows touched since the last call, ascending [U], and their gradients [U, D]; None if there are none."""
         assert self.touched is not None
         shares = [share for share in self.touched if len(share.code_E)]
         self.touched.clear()
-        return row_sums(shares, len(self.weight)) if shares else None
+        return row_sums(shares, self.num_rows) if shares else None
 
     @property
     def _plain(self) -> bool:
@@ -124,33 +147,46 @@ def _leave(share: Touched, shape: torch.Size, touched: list[Touched] | None) -> 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table_VD: Tensor, codes: Tensor, touched: list[Touched] | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        table_VD: Tensor,
+        codes: Tensor,
+        touched: list[Touched] | None,
+        fetched: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         ctx.save_for_backward(codes)
         ctx.shape, ctx.touched = table_VD.shape, touched
-        return take_rows(table_VD, codes.flatten()).view(*codes.shape, table_VD.shape[1])
+        rows_UD, place = (table_VD, codes) if fetched is None else fetched
+        return take_rows(rows_UD, place.flatten()).view(*codes.shape, table_VD.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
         (codes,) = ctx.saved_tensors
         code_E, grad_ED = codes.flatten(), grad.flatten(0, -2)
         source_E = torch.arange(len(code_E), device=code_E.device)
         share = Touched(code_E, source_E, grad_ED.new_ones(len(code_E)), grad_ED)
-        return _leave(share, ctx.shape, ctx.touched), None, None
+        return _leave(share, ctx.shape, ctx.touched), None, None, None
 
 
 class _RowSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table_VD: Tensor, codes_NL: Tensor, weight_NL: Tensor, touched: list[Touched] | None
+        ctx: Any,
+        table_VD: Tensor,
+        codes_NL: Tensor,
+        weight_NL: Tensor,
+        touched: list[Touched] | None,
+        fetched: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         ctx.save_for_backward(codes_NL, weight_NL)
         ctx.shape, ctx.touched = table_VD.shape, touched
-        return weighted_sum(table_VD.detach(), codes_NL, weight_NL)
+        rows_UD, place_NL = (table_VD, codes_NL) if fetched is None else fetched
+        return weighted_sum(rows_UD.detach(), place_NL, weight_NL)
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         codes_NL, weight_NL = ctx.saved_tensors
         at_E = weight_NL.flatten().nonzero().squeeze(1)
         codes_E, weight_E = codes_NL.flatten().index_select(0, at_E), weight_NL.flatten().index_select(0, at_E)
         share = Touched(codes_E, at_E // weight_NL.shape[1], weight_E, grad_ND)
-        return _leave(share, ctx.shape, ctx.touched), None, None, None
+        return _leave(share, ctx.shape, ctx.touched), None, None, None, None

@@ -23,6 +23,7 @@ from cascade_kd.report.markup import (
 from cascade_kd.report.report import Report
 from cascade_kd.report.tables import (
     cascade_table,
+    codistill_table,
     distill_table,
     figure,
     funnel_table,
@@ -134,8 +135,7 @@ def _funnel(report: Report, pictures: Pictures | None) -> str:
 
 
 def _distillation(report: Report, pictures: Pictures | None) -> str:
-    table = distill_table(report)
-    shown = table_html(table) if table.rows else ""
+    shown = "".join(table_html(table) for table in (distill_table(report), codistill_table(report)) if table.rows)
     heat = _figures(
         pictures, "agreement", "square", '<span class="quiet">the stronger the colour, the more rows (log scale)</span>'
     )

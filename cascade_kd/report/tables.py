@@ -19,10 +19,9 @@ Path = tuple[str, ...]
 LABELS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "ece": "ECE"}
 REFERENCES = {"oracle": "best possible"}  # what the true probabilities of a generated world reach
 INDEX_COSTS = {"build_seconds": "build s", "bytes_per_vector": "bytes per vector"}
-LOWER_IS_BETTER = frozenset({"log loss", "ECE"})
-NO_DIRECTION = frozenset(
-    {"lost here", "keep", "tau", "overlap@keep"}
-)  # a better stage before it sends more, so more can be lost here
+LOWER_IS_BETTER = frozenset({"log loss", "ECE", "churn"})
+# A better stage before it sends more, so more can be lost here; two orders that agree more are not better for it.
+NO_DIRECTION = frozenset({"lost here", "keep", "tau", "overlap@keep"})
 PLAIN_KEYS = frozenset({"mean", "stderr", "n", "why"})
 
 
@@ -43,8 +42,8 @@ def stage_names(report: Report) -> list[str]:
 
 
 def is_distilled(report: Report) -> bool:
-    """Whether any distiller or objective reported, so that there is an undistilled run to compare with."""
-    return any(tree.get("distill") or tree.get("objective") for tree in report.seeds.values())
+    """Whether any distiller, objective or peers reported, so that there is an undistilled run to compare with."""
+    return any(tree.get(what) for tree in report.seeds.values() for what in ("distill", "objective", "codistill"))
 
 
 def student_of(distiller: str) -> str:
@@ -96,21 +95,26 @@ def funnel_table(report: Report) -> Table:
     """
     keeps, stages = stage_keeps(report), stage_names(report)
     students = students_of(report)
-    columns = ("keep", "AUC", "GAUC", "log loss", "recall@keep", "survival", "lost here")
+    columns: tuple[str, ...] = ("keep", "AUC", "GAUC", "log loss", "recall@keep", "survival", "lost here")
+    has_churn = any("churn" in stage for stage in report.summary.get("stages", {}).values())
+    if has_churn:
+        columns += ("churn",)
     rows: list[Row] = []
     for stage in stages:
         at_keep = _recall_at_keep(lookup(report.summary, "stages", stage) or {}, keeps.get(stage))
         paths: list[Path] = [("stages", stage, metric) for metric in ("auc", "gauc", "logloss", at_keep)]
         paths += [("cascade", "survival", stage), ("cascade", "lost", stage)]
+        paths += [("stages", stage, "churn")] * has_churn
         keep = f"{keeps[stage]:,}" if stage in keeps else MISSING
         group = _group(report, stage, columns[1:], paths, always=stage in students)
         rows += [Row(row.label, row.kind, (keep if row.kind == "main" else "", *row.cells)) for row in group]
     # Served by nobody, so without budget or survival.
+    blank = [""] * (len(columns) - 4)
     for title, root in (("teacher ", ("teachers",)), ("", ("baseline", "reference"))):
         for name in lookup(report.summary, *root) or {}:
             cells = tuple(figure(report, (*root, name, metric)) for metric in ("auc", "gauc", "logloss"))
             if any(cell.mean is not None for cell in cells):
-                rows.append(Row(f"{title}{REFERENCES.get(name, name)}", "reference", ("", *cells, "", "", "")))
+                rows.append(Row(f"{title}{REFERENCES.get(name, name)}", "reference", ("", *cells, *blank)))
     return _table(report, "Stages", columns, rows)
 
 
@@ -178,6 +182,14 @@ def distill_table(report: Report) -> Table:
         for name in summary
     ]
     return _table(report, "Distillers", columns, rows)
+
+
+def codistill_table(report: Report) -> Table:
+    """Per codistilled stage: how far its peers' predictions lie apart, and how good the mean of them is."""
+    summary = report.summary.get("codistill", {})
+    columns = {"churn": "churn among peers", "auc": "AUC of their mean", "logloss": "log loss of their mean"}
+    rows = [Row(name, "main", tuple(figure(report, ("codistill", name, key)) for key in columns)) for name in summary]
+    return _table(report, "Codistillation", tuple(columns.values()), rows)
 
 
 def _group(

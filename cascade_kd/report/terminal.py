@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cascade_kd.report.cells import MISSING, VERDICT_NOTE, Cell, Row, Table
 from cascade_kd.report.report import Report
-from cascade_kd.report.tables import cascade_table, distill_table, funnel_table, index_table
+from cascade_kd.report.tables import cascade_table, codistill_table, distill_table, funnel_table, index_table
 
 ROW_STYLES = {"main": "bold", "baseline": "dim", "difference": "", "reference": "dim"}
 VERDICT_STYLES = {"better": "green", "worse": "red"}
@@ -26,7 +26,8 @@ def funnel_tables(report: Report) -> list[RenderableType]:
 
     Each fits the width at hand: errors beside the figures, below them, or one figure a line. Numbers are never cut.
     """
-    tables = [funnel_table(report), cascade_table(report), distill_table(report), index_table(report)]
+    tables = [funnel_table(report), cascade_table(report), distill_table(report), codistill_table(report)]
+    tables.append(index_table(report))
     return [TerminalTable(table) for table in tables if table.rows]
 
 

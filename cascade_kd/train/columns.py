@@ -65,7 +65,7 @@ class StatisticColumns:
 
     def of(self, batch: Batch) -> dict[str, Tensor]:
         """The columns of a batch's rows, [R] each."""
-        if int(batch.slot_R[-1]) < self.num_slots:
+        if len(batch.slot_R) == 0 or int(batch.slot_R[-1]) < self.num_slots:
             return {name: column_MS[batch.sample_R, batch.slot_R] for name, column_MS in self.columns.items()}
         kept = int((batch.slot_R < self.num_slots).sum())  # what was drawn for the step comes last
         sample_R, slot_R = batch.sample_R[:kept], batch.slot_R[:kept]

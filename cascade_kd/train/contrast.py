@@ -17,6 +17,7 @@ from torch import Tensor
 from cascade_kd.data import Dataset
 from cascade_kd.losses import bpr, ccl, full_softmax, sampled_softmax
 from cascade_kd.models import SequenceModel, TowerModel
+from cascade_kd.train.distributed import gathered, gathered_with_gradient, mean_over_all, total
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
 
@@ -42,7 +43,7 @@ def contrast_loss(columns: Columns, train: TrainConfig) -> Tensor:
         loss_B = ccl(score_BN, target_B, margin=train.ccl_margin, negative_weight=train.ccl_weight, where_BN=where_BN)
     else:
         loss_B = sampled_softmax(score_BN, target_B, log_q_N=columns.log_q_BN, where_BN=where_BN)
-    return loss_B.mean()
+    return mean_over_all(loss_B)
 
 
 def batch_columns(
@@ -58,10 +59,11 @@ def batch_columns(
 ) -> Columns:
     """Every positive against the negatives of its batch.
 
-    Columns of row b: its own item; the other positives' items, where ``log_q_I1`` [I + 1], the log of every item's
-    share of the training positives, is given (in-batch negatives); its ``num_drawn`` own draws, with the ``log_q_R`` of
-    the batch; and the ``shared`` items [S] of all rows with their log q [S]. A column that repeats the target's item,
-    or an own draw that the user has in training, is left out (accidental hits). ``cosine``: of vectors of length 1.
+    Columns of row b: its own item; the other positives' items, those of all ranks, where ``log_q_I1`` [I + 1], the log
+    of every item's share of the training positives, is given (in-batch negatives); its ``num_drawn`` own draws, with
+    the ``log_q_R`` of the batch; and the ``shared`` items [S] of all rows with their log q [S]. A column that repeats
+    the target's item, or an own draw that the user has in training, is left out (accidental hits). ``cosine``: of
+    vectors of length 1.
 
     For the softmax, in-batch negatives alone: every score minus log q, the target's as well. Source: Yi et al., RecSys
     2019, eq. 5. With draws: scores minus log(N q), N the columns beside the target (left out or not), and the target's
@@ -82,10 +84,12 @@ def batch_columns(
         where_BN = torch.ones_like(score_BN, dtype=torch.bool)
         log_q_BN = torch.zeros_like(score_BN)
     else:
-        target_B = row_B
-        score_BN = (user_BD @ item_RD[:size].T).float()
-        where_BN = (item_B.unsqueeze(0) != item_B.unsqueeze(1)).fill_diagonal_(True)
-        log_q_BN = log_q_I1[item_B].expand_as(score_BN)
+        item_ND, first = gathered_with_gradient(item_RD[:size])
+        item_N, target_B = gathered(item_B), row_B + first
+        score_BN = (user_BD @ item_ND.T).float()
+        where_BN = item_N.unsqueeze(0) != item_B.unsqueeze(1)
+        where_BN[row_B, target_B] = True
+        log_q_BN = log_q_I1[item_N].expand_as(score_BN)
     if num_drawn == 0 and shared is None:
         return Columns(score_BN, target_B, where_BN, log_q_BN)
 
@@ -114,7 +118,8 @@ def catalogue_loss(model: TowerModel, dataset: Dataset, names: Sequence[str], ba
     user_BD = user_vectors(model, dataset, names, batch)
     item_I = dataset.item_codes()
     item_ID = item_vectors(model, dataset, names, batch, item_I, _moments(batch, len(item_I)))
-    return full_softmax(user_BD, item_ID, batch.item_R - 1)
+    size = user_BD.new_tensor(len(user_BD), dtype=torch.float32)
+    return full_softmax(user_BD, item_ID, batch.item_R - 1) * (size / total(size))
 
 
 def row_columns(logits_R: Tensor, batch: Batch, num_drawn: int) -> Columns:

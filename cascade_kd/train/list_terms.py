@@ -52,6 +52,7 @@ from cascade_kd.losses import (
 )
 from cascade_kd.models import Model
 from cascade_kd.streams import generator_at, hashed, seed_at, stream
+from cascade_kd.train.distributed import num_ranks
 from cascade_kd.train.negatives import Distribution, Negatives, make_distribution
 from cascade_kd.train.samples import training_counts
 from cascade_kd.train.settings import SampleSource
@@ -124,7 +125,7 @@ def list_term(
             moment.step * epochs // max(1, moment.total_steps),
             dataset.num_items,
         )
-        return loss(at).mean()
+        return loss(at).mean() / num_ranks()  # every rank learns from all lists: draws are then those of one process
 
     return Term(pair.name, on, partial(weight_at, pair), on_rows=False)
 

@@ -12,16 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from cascade_kd.interrupt import DeferredInterrupt, Interrupted
-from cascade_kd.models import TowerModel
+from cascade_kd.models import Table, TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
 from cascade_kd.train.checkpoint import load_checkpoint, restore_optimizer
 from cascade_kd.train.checks import check_rows
+from cascade_kd.train.distributed import (
+    agreed,
+    barrier,
+    check_ranks,
+    num_ranks,
+    rank,
+    signal_of_any,
+    signals_noted,
+    sum_gradients,
+)
 from cascade_kd.train.monitor import make_monitor
 from cascade_kd.train.norms import gradient_norms
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
+from cascade_kd.train.row_optimizers import RowAdagrad, RowAdam
 from cascade_kd.train.samples import Batch
-from cascade_kd.train.state import BESIDE, BESIDE_FILE, State, close_epoch, load_best, resume, save, save_best
+from cascade_kd.train.state import (
+    BESIDE,
+    BESIDE_FILE,
+    State,
+    close_epoch,
+    load_best,
+    own_state,
+    resume,
+    save,
+    save_best,
+)
 from cascade_kd.train.task import Batches, LossParts, Task, make_batches, make_loss, make_sampler
 
 
@@ -33,41 +54,69 @@ def fit(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any
     into both files (seed, round, key). Early stopping: ``patience`` epochs without a better monitor.
     Raises DataError where there is nothing to learn from, and Interrupted after saving on SIGINT and SIGTERM.
     """
+    for _ in fit_in_turns(task, folder, progress, about=about):
+        pass
+    assert isinstance(task.model, nn.Module)
+    return load_best(task.model, folder)
+
+
+def fit_in_turns(task: Task, folder: Path, progress: ProgressLog, *, about: dict[str, Any]) -> Iterator[int]:
+    """:func:`fit` of one of several peers: at an exchange it publishes its weights and yields its step.
+
+    It reads the others' weights and trains on when it is asked for its next step. The weights are the last at the end.
+    """
     model, train = task.model, task.train
     assert isinstance(model, nn.Module)
     check_rows(task.stage, task.dataset, task.rows_M, train, tower=isinstance(model, TowerModel))
     with trained_beside(model, task.beside):
-        _fit(task, model, folder, progress, about)
+        check_ranks(task.stage, model, learned=any(student.balance is not None for student in task.students))
+        yield from _fit(task, model, folder, progress, about)
+        for module in model.modules():
+            if isinstance(module, Table):
+                module.make_whole()
+    barrier()  # the best weights are in their file
     if task.beside is not None and (folder / BESIDE_FILE).exists():
         task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
-    return load_best(model, folder)
 
 
-def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, about: dict[str, Any]) -> None:
-    train = task.train
+def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, about: dict[str, Any]) -> Iterator[int]:
+    train, exchange = task.train, task.exchange
     optimizers = _optimizers(task, model)
     for optimizer in optimizers:
-        restore_optimizer(model, optimizer, task.optimizer)
+        restore_optimizer(model, optimizer, own_state(model, task.optimizer))
     state = resume(folder / "last.safetensors", model, optimizers)
+    if exchange is not None and state.step:
+        exchange.restore(state.peers)
+    elif exchange is not None:
+        exchange.clear()
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
     monitor, more_is_better = _monitor(task)
     loss_parts = make_loss(task, sampler)
     total_steps = train.epochs * batches.steps_per_epoch
     last_step = min(total_steps, train.max_steps or total_steps)
-    model_seed = stream(task.seed, "model")
+    model_seed = stream(task.seed, "model") if rank() == 0 else stream(task.seed, "model", rank())
 
+    late: int | None = None  # a signal noted after the ranks had told each other of theirs
     with progress.stage(task.stage, train.epochs, batches.steps_per_epoch, train.monitor, about) as bar:
         while not state.finished:
+            if exchange is not None and exchange.is_due(state.step):
+                exchange.publish(state.step, model)
+                barrier()
+                yield state.step
+                exchange.read(state.step)
+                state.peers = {str(peer): step for peer, step in exchange.used.items()}
+                bar.exchanged(state.step, state.peers)
             scale_rates(optimizers, train.plateau_factor**state.plateaus)
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
+                interrupt.signum = late
                 with scoped_seed(), flushed_denormals():
                     ended = train_epoch(
                         task, model, optimizers, batches, loss_parts, state, last_step, model_seed, bar, interrupt
                     )
                 if ended:
-                    close_epoch(state, batches.steps_per_epoch, monitor(), more_is_better, train, last_step)
+                    close_epoch(state, batches.steps_per_epoch, agreed(monitor()), more_is_better, train, last_step)
                     if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
                         state.best, state.bad_epochs, state.plateaus = None, 0, 0
                     if state.bad_epochs == 0:
@@ -75,9 +124,17 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
                 save(folder / "last.safetensors", model, optimizers, state, about)
-            if interrupt.signum is not None:
+                if exchange is not None:
+                    exchange.settle()
+                signum = signal_of_any(interrupt.signum)
+            late = interrupt.signum
+            if signum is None and state.finished:
+                signum = late
+            if signum is not None:
                 message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
-                raise Interrupted(interrupt.signum, message)
+                raise Interrupted(signum, message)
+    if exchange is not None:
+        exchange.publish(state.step, model, finished=True)
 
 
 @contextmanager
@@ -145,13 +202,15 @@ def train_epoch(
     bar: StageProgress,
     interrupt: DeferredInterrupt,
 ) -> bool:
-    """Steps up to the end of the epoch, ``last_step`` or an interrupt; whether an interrupt left none of them out."""
+    """Steps up to the end of the epoch, ``last_step``, an exchange or an interrupt; whether the epoch is over."""
     steps = batches.steps_per_epoch
     end = min((state.step // steps + 1) * steps, last_step)
+    pause = end if task.exchange is None else task.exchange.next_after(state.step)
     total_steps = task.train.epochs * steps
     low = task.train.precision == "bfloat16"
     model.train()
-    while state.step < end and interrupt.signum is None:
+    signum = interrupt.signum if num_ranks() == 1 else None
+    while state.step < min(end, pause) and signum is None:
         seed_global(seed_at(model_seed, state.step))  # dropout: a function of the step, so a resume repeats it
         batch = batches.batch(state.step)
         with torch.autocast(batch.item_R.device.type, torch.bfloat16, enabled=low):
@@ -162,18 +221,35 @@ def train_epoch(
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        told, signum = sum_over_ranks(optimizers, torch.stack([loss, *parts.values()]).detach(), interrupt)
         for optimizer in optimizers:
             optimizer.step()
-        value = loss.item()
+        value, *values = told.tolist()
         if not math.isfinite(value):
             raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
         state.loss_sum += value
         if len(parts) > 1:
-            for name, part in parts.items():
-                state.part_sums[name] = state.part_sums.get(name, 0.0) + part.item()
+            for name, part in zip(parts, values, strict=True):
+                state.part_sums[name] = state.part_sums.get(name, 0.0) + part
         state.step += 1
         bar.step(value, state.step, batches.batch_size)
     return state.step == end
+
+
+def sum_over_ranks(
+    optimizers: Sequence[torch.optim.Optimizer], losses: Tensor, interrupt: DeferredInterrupt
+) -> tuple[Tensor, int | None]:
+    """Sum dense gradients and losses over the ranks; also the signal that any has received, told in one message.
+
+    Row-sparse optimisers sum the gradients of their rows themselves.
+    """
+    if num_ranks() == 1:
+        return losses, interrupt.signum
+    dense = [optimizer for optimizer in optimizers if not isinstance(optimizer, RowAdam | RowAdagrad)]
+    parameters = [p for optimizer in dense for group in optimizer.param_groups for p in group["params"]]
+    told = sum_gradients(parameters, torch.cat([losses.float(), signals_noted(interrupt.signum)]))
+    losses, noted = told.split([len(losses), len(told) - len(losses)])
+    return losses, signal_of_any(None, noted=noted)
 
 
 def sum_of(parts: Sequence[Tensor]) -> Tensor:

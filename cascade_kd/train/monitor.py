@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from torch import nn
+
 from cascade_kd.data import Dataset, evaluation_requests
 from cascade_kd.metrics import auc, hits, logloss, recall_at
 from cascade_kd.models import Model, TowerModel
+from cascade_kd.models.shards import shards_of
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.stages import RetrievalStage, ScoringStage, event_logits
+from cascade_kd.train.distributed import gathered, share_of
 from cascade_kd.types import Feature
 
 Monitor = Callable[[], float]
@@ -20,7 +24,9 @@ def make_monitor(
 ) -> tuple[Monitor, bool]:
     """A function that measures ``auc``, ``logloss`` or ``recall@K`` on the validation part, and whether more is better.
 
-    recall@K is taken over the full catalogue with exact inner products, training items left out.
+    recall@K is taken over the full catalogue with exact inner products, training items left out. Several ranks score a
+    share of the rows each and measure all of them; recall@K, and what needs tables that are shared out, every rank
+    measures by itself.
     """
     match = re.fullmatch(r"recall@(\d+)", name)
     if match:
@@ -31,7 +37,10 @@ def make_monitor(
     label_M = dataset.events.labels[label][rows_M]
 
     def measure() -> float:
-        logits_M = event_logits(stage, dataset, "valid", rows_M)
+        if isinstance(model, nn.Module) and shards_of(model):  # all ranks look the same rows up
+            logits_M = event_logits(stage, dataset, "valid", rows_M)
+        else:
+            logits_M = gathered(event_logits(stage, dataset, "valid", share_of(rows_M)))
         metric = auc(logits_M, label_M) if name == "auc" else logloss(logits_M, label_M)
         return float("nan") if metric.mean is None else metric.mean
 

@@ -11,6 +11,7 @@ from cascade_kd.data import Dataset
 from cascade_kd.losses import bce
 from cascade_kd.models import Model
 from cascade_kd.models.multi_task import HEAD
+from cascade_kd.train.distributed import total
 from cascade_kd.train.samples import Batch
 from cascade_kd.types import Inputs, Output
 
@@ -70,5 +71,5 @@ def row_labels(dataset: Dataset, label: str, batch: Batch) -> Tensor:
 
 
 def weighted_mean(loss_R: Tensor, weight_R: Tensor) -> Tensor:
-    """sum(w * loss) / sum(w)."""
-    return (loss_R * weight_R).sum() / weight_R.sum()
+    """sum(w * loss) / sum(w), the divisor over all ranks: their shares add up to the mean of the whole batch."""
+    return (loss_R * weight_R).sum() / total(weight_R.sum())

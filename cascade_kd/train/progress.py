@@ -50,6 +50,11 @@ class StageProgress:
         where = {key: self._about[key] for key in ("seed", "round")}
         self._log.event(where | {"stage": self._stage, "samples_per_s": round(rate)} | point)
 
+    def exchanged(self, step: int, peers: dict[str, int]) -> None:
+        """Log the steps of the peers' weights that teach from this step on."""
+        where = {key: self._about[key] for key in ("seed", "round")}
+        self._log.event(where | {"stage": self._stage, "step": step, "peers": peers})
+
     def close(self) -> None:
         """Take the bar away."""
         if self._log.bars is not None and self._bar is not None:

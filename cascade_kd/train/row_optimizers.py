@@ -19,6 +19,7 @@ from torch import Tensor
 from cascade_kd.models import Table
 from cascade_kd.models.pages import on_huge_pages
 from cascade_kd.models.table import take_rows
+from cascade_kd.train.distributed import sum_touched
 
 BLOCK = 16_384  # rows; measured
 
@@ -125,10 +126,10 @@ def _forget(tables: Sequence[Table]) -> None:
 
 
 def _touched_rows(tables: Sequence[Table]) -> Iterator[tuple[Table, Tensor, Tensor]]:
-    """Every table that was touched, the places of its touched rows and their gradients."""
+    """Every table that was touched, by any rank, the places of its touched rows and their gradients."""
     for table in tables:
         assert table.weight.grad is None, "a look-up went past the table"
-        touched = table.take_touched()
+        touched = sum_touched(table)
         if touched is not None:
             yield table, *touched
 

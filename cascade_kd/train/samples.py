@@ -16,6 +16,7 @@ from torch import Tensor
 from cascade_kd.data import Dataset, PackedRequests
 from cascade_kd.models import Stretches
 from cascade_kd.streams import generator_at, stream
+from cascade_kd.train.distributed import share_of
 from cascade_kd.train.negatives import Negatives, SharedNegatives, make_distribution, make_negatives
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Requests
@@ -111,14 +112,14 @@ class Sampler:
         return -(-len(self.rows_M) // self.batch_size)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a 0-based step."""
+        """The batch of a 0-based step, or of several ranks this one's share of it."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order_M = torch.randperm(len(self.rows_M), generator=generator_at(self._order_seed, epoch))
             self._order = (epoch, order_M.to(self.rows_M.device))
         sample_B = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         # The order inside a batch does not matter to the loss; ascending events make the look-ups local.
-        return self.rows(sample_B.sort().values, epoch)
+        return self.rows(share_of(sample_B.sort().values), epoch)
 
     def rows(self, sample_B: Tensor, epoch: int = 0) -> Batch:
         """The training rows numbered ``sample_B`` with their negatives, those of the epoch if they are drawn anew."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cascade_kd.models import Stretches
 from cascade_kd.streams import generator_at, stream
+from cascade_kd.train.distributed import share_of
 from cascade_kd.train.samples import Batch, Sampler
 from cascade_kd.types import Feature
 
@@ -71,7 +72,7 @@ class SequenceSampler:
         return -(-len(self._place_M) // self.steps_per_epoch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a 0-based step."""
+        """The batch of a 0-based step, or of several ranks this one's share of it."""
         epoch, number = divmod(step, self.steps_per_epoch)
         if self._cut.epoch != epoch:
             self._cut = self._cut_at(epoch)
@@ -79,7 +80,7 @@ class SequenceSampler:
         # Stretches that happen to hold no row are left out of an epoch, so it is shared out evenly; never none.
         first = number * len(cut.order_W) // steps
         until = max(first + 1, (number + 1) * len(cut.order_W) // steps)
-        stretch_B = cut.order_W[first:until].sort().values
+        stretch_B = share_of(cut.order_W[first:until].sort().values)
         row_P, sample_P = _expanded(cut.first_W[stretch_B], cut.num_W[stretch_B])
         batch = self._sampler.rows(sample_P, epoch)
         return replace(batch, stretches=self._stretches(row_P, sample_P, len(stretch_B)))

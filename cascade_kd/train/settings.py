@@ -155,6 +155,9 @@ class TrainConfig(BaseModel):
     embedding_optimizer: Literal["same", "sparse-adam", "sparse-adagrad", "rowwise-adagrad"] = "same"
     """Of the embedding tables. `same` updates every row in every step, at a cost that grows with the table. The others
     update the rows that the batch reads and no other; `rowwise-adagrad` keeps one accumulator a row."""
+    shard_rows: int | None = Field(default=None, ge=1)
+    """Embedding tables of so many rows or more are shared out over the ranks of `torchrun` while they are trained,
+    their optimiser's state with them. Needs an `embedding_optimizer` that updates single rows."""
     embedding_learning_rate: float = Field(
         default_factory=lambda data: data["learning_rate"], gt=0, allow_inf_nan=False
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cascade_kd.models.shards import shards_of
 from cascade_kd.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -19,6 +20,7 @@ from cascade_kd.train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from cascade_kd.train.distributed import rank
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.train.task import Task
 
@@ -32,7 +34,7 @@ class State:
     """What changes while training, all of it in every checkpoint.
 
     ``loss_sum`` and, where the loss has several parts, ``part_sums`` are over the epoch so far; ``norms`` are those of
-    the parts' gradients in the last step of the epoch, if asked for.
+    the parts' gradients in the last step of the epoch, if asked for; ``peers`` the steps of the peers' weights in use.
     """
 
     step: int = 0
@@ -45,6 +47,7 @@ class State:
     plateaus: int = 0  # in all
     finished: bool = False
     curve: list[dict[str, Any]] = field(default_factory=list)
+    peers: dict[str, int] = field(default_factory=dict)
 
 
 def is_finished(folder: Path) -> bool:
@@ -86,6 +89,8 @@ def save_best(task: Task, model: nn.Module, folder: Path, state: State, about: d
     """The model alone, which will be served; beside it a joint teacher and the other students, where there are any."""
     weights = state_dict(model)
     served = {name: tensor for name, tensor in weights.items() if not name.startswith(BESIDE)}
+    if rank() > 0:
+        return
     story = about | {"state": vars(state)}
     if len(served) < len(weights) and (task.others or any(teacher.train is not None for teacher in task.teachers)):
         beside = {name.removeprefix(BESIDE): x for name, x in weights.items() if name.startswith(BESIDE)}
@@ -94,24 +99,46 @@ def save_best(task: Task, model: nn.Module, folder: Path, state: State, about: d
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights by name, a shared one once, under its first name."""
+    """The weights by name, a shared one once, under its first name; whole tables on rank 0."""
+    shards = shards_of(model)
     held: set[int] = set()
     weights: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in held:
             held.add(id(tensor))
-            weights[name] = tensor
+            weights[name] = shards[name].whole(tensor) if name in shards else tensor
     return weights
+
+
+def own_rows(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of tables that are shared out, this rank's rows."""
+    shards = shards_of(model)
+    return {name: shards[name].own(tensor) if name in shards else tensor for name, tensor in tensors.items()}
 
 
 def save(
     path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: State, about: dict[str, Any]
 ) -> None:
-    """All that a resume needs."""
+    """All that a resume needs. Rank 0 writes; tables that are shared out are whole in the file."""
+    shards = shards_of(model)
     saved: dict[str, dict[str, Tensor]] = {}
     for optimizer in optimizers:
         saved |= optimizer_state(model, optimizer)
-    save_checkpoint(path, Checkpoint(state_dict(model), about | {"state": vars(state)}, saved))
+    for name in sorted(shards.keys() & saved.keys()):
+        saved[name] = {key: shards[name].whole(x) if x.dim() == 2 else x for key, x in saved[name].items()}
+    weights = state_dict(model)
+    if rank() > 0:
+        return
+    save_checkpoint(path, Checkpoint(weights, about | {"state": vars(state)}, saved))
+
+
+def own_state(model: nn.Module, saved: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The same of the optimisers' state."""
+    shards = shards_of(model)
+    return {
+        name: {key: shards[name].own(x) if name in shards and x.dim() == 2 else x for key, x in state.items()}
+        for name, state in saved.items()
+    }
 
 
 def resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> State:
@@ -119,9 +146,9 @@ def resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimi
     if not path.exists():
         return State()
     checkpoint = load_checkpoint(path)
-    missing = model.load_state_dict(dict(checkpoint.model), strict=False).missing_keys
-    held = state_dict(model)
-    assert not [name for name in missing if name in held], "a checkpoint leaves out second names of shared weights only"
+    model.load_state_dict(own_rows(model, checkpoint.model), strict=False)
+    first_names = {id(x): name for name, x in reversed(list(model.state_dict(keep_vars=True).items()))}
+    assert set(first_names.values()) <= checkpoint.model.keys(), "a checkpoint leaves out second names alone"
     for optimizer in optimizers:
-        restore_optimizer(model, optimizer, checkpoint.optimizer)
+        restore_optimizer(model, optimizer, own_state(model, checkpoint.optimizer))
     return State(**checkpoint.meta["state"])

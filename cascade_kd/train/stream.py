@@ -14,6 +14,7 @@ from torch import Tensor
 from cascade_kd.data import Dataset
 from cascade_kd.data.stream import StreamReader
 from cascade_kd.streams import stream
+from cascade_kd.train.distributed import share_of
 from cascade_kd.train.samples import Batch, kept_negatives, make_batch, slot_weights
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates, Feature, Requests
@@ -74,10 +75,10 @@ class StreamSampler:
         return self._reader.steps_per_epoch
 
     def batch(self, step: int) -> Batch:
-        """The batch of a 0-based step."""
+        """The batch of a 0-based step, or of several ranks this one's share of it."""
         columns = self._reader.batch(step)
         # The order inside a batch does not matter to the loss; ascending events make the look-ups local.
-        order_B = columns["row"].argsort()
+        order_B = share_of(columns["row"].argsort())
         epoch = step // self.steps_per_epoch if self.anew else 0
         return self._batch({name: x.index_select(0, order_B) for name, x in columns.items()}, epoch)
 

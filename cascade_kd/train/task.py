@@ -19,6 +19,7 @@ from cascade_kd.retrieval import IndexConfig
 from cascade_kd.streams import stream
 from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_loss, contrast_loss, log_popularity, row_columns
+from cascade_kd.train.exchange import Exchange
 from cascade_kd.train.hard import HardNegatives
 from cascade_kd.train.objective import auxiliary_losses, heads_of, pointwise_loss, row_inputs, row_labels
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
@@ -74,6 +75,7 @@ class Task:
     hint_epochs: int = 0
     pairs: int = 0  # unlabelled rows added to every training row
     munged: Callable[[Tensor], Inputs] | None = None  # pseudo rows [K * B] of training rows [B], copy after copy
+    exchange: Exchange | None = None  # with the other peers of a codistilled stage
 
     @property
     def names(self) -> list[str]:

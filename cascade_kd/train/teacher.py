@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cascade_kd.stages import LogitStage
 from cascade_kd.stages.scoring import ROWS_PER_CALL
+from cascade_kd.train.distributed import rank_0_first
 from cascade_kd.train.samples import Sampler
 from cascade_kd.train.stream import StreamSampler
 
@@ -22,14 +23,15 @@ def teacher_logits(stage: LogitStage, sampler: Sampler | StreamSampler, path: Pa
     it exists: the caller names it by the hash of teacher, data and rows. It is written under a temporary name and
     renamed. No gradient can flow: a stage scores under ``no_grad`` in evaluation mode.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            _write(stage, sampler, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with rank_0_first():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            try:
+                _write(stage, sampler, temporary)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
     # Copy-on-write mapping: pages stay shared and on disk, and torch gets memory that it may call writable.
     return torch.from_numpy(np.load(path, mmap_mode="c")).to(sampler.device)
 

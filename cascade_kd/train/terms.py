@@ -21,6 +21,7 @@ from cascade_kd.losses import attention_transfer, hint, relational, teachers_lea
 from cascade_kd.models import Model
 from cascade_kd.models.modes import evaluating
 from cascade_kd.streams import generator_at
+from cascade_kd.train.distributed import mean_over_all, num_ranks, total
 from cascade_kd.train.objective import heads_of, weighted_mean
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.settings import TrainConfig
@@ -166,7 +167,7 @@ def on_cached(
         known_R = ~teacher_R.isnan()
         loss_R = loss(logits_R, torch.where(known_R, teacher_R, logits_R.detach()))
         weight_R = weight_R * known_R
-        return (loss_R * weight_R).sum() / weight_R.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return (loss_R * weight_R).sum() / total(weight_R.sum()).clamp(min=torch.finfo(torch.float32).tiny)
 
     return on
 
@@ -187,7 +188,7 @@ def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None
     """On pairs of hidden layers, each through its projector; the sum over the pairs."""
 
     def on(moment: Moment) -> Tensor:
-        total = moment.output.logits_R.new_zeros((), dtype=torch.float32)
+        loss = moment.output.logits_R.new_zeros((), dtype=torch.float32)
         for (of_teacher, of_student), projector in zip(pair.layers, projectors, strict=True):
             student, teacher = states(moment, pair, of_teacher, of_student)
             if pair.loss == "attention":
@@ -202,25 +203,28 @@ def hidden_term(pair: HiddenDistillConfig, projectors: Sequence[nn.Module | None
                     student = projector(student)
                 loss_N = hint(student, teacher)
             rows = len(loss_N) == len(moment.batch.weight_R)
-            total = total + (weighted_mean(loss_N, moment.batch.weight_R) if rows else loss_N.mean())
-        return total
+            loss = loss + (weighted_mean(loss_N, moment.batch.weight_R) if rows else mean_over_all(loss_N))
+        return loss
 
     layers = tuple(of_student for _, of_student in pair.layers)
     return _term(pair, on, layers=layers, teacher=pair.source, hint_only="hint" in pair.phases)
 
 
 def relation_term(pair: RelationDistillConfig) -> Term:
-    """On the cosines between the states of up to 1,024 rows of the batch, evenly spaced; the sum over the layers."""
+    """On the cosines between the states of up to 1,024 rows of the batch, evenly spaced; the sum over the layers.
+
+    Several ranks compare the rows of each one's share, and take the mean.
+    """
 
     def on(moment: Moment) -> Tensor:
-        total = moment.output.logits_R.new_zeros((), dtype=torch.float32)
+        loss = moment.output.logits_R.new_zeros((), dtype=torch.float32)
         for of_teacher, of_student in pair.layers:
             student, teacher = states(moment, pair, of_teacher, of_student)
             every = -(-len(student) // RELATED_ROWS)
             student, teacher = student[::every].flatten(1), teacher[::every].flatten(1)
             where = torch.ones(len(student), dtype=torch.bool, device=student.device)
-            total = total + relational(student, teacher, where_N=where).mean()
-        return total
+            loss = loss + relational(student, teacher, where_N=where).mean()
+        return loss / num_ranks()
 
     return _term(pair, on, layers=tuple(of_student for _, of_student in pair.layers), teacher=pair.source)
 

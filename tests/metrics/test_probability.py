@@ -12,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from cascade_kd.metrics import calibration_curve, ece, logloss, platt
+from cascade_kd.metrics import calibration_curve, churn, ece, logloss, platt
 
 rows = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -168,3 +168,12 @@ def test_platt_stays_finite_where_a_plain_fit_does_not():
 def test_platt_refuses_what_it_cannot_fit(bad):
     with pytest.raises(ValueError, match="finite logits"):
         platt(torch.tensor(bad), torch.zeros(len(bad)))
+
+
+def test_churn_is_the_mean_distance_of_probabilities():
+    a, b, c = (torch.tensor([math.log(p / (1 - p)) for p in column]) for column in ((0.5, 0.8), (0.6, 0.5), (0.1, 0.8)))
+    assert churn(a, [b]).mean == pytest.approx((0.1 + 0.3) / 2)
+    assert churn(b, [a]).mean == churn(a, [b]).mean
+    assert churn(a, [a]).mean == 0.0
+    assert churn(a, [b, c]).mean == pytest.approx(((0.1 + 0.4) / 2 + (0.3 + 0.0) / 2) / 2)
+    assert (churn(a, [b]).n, churn(a, []).mean, churn(a, [b * math.nan]).why) == (2, None, "2 of 2 scores are NaN")

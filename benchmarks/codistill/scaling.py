@@ -1,0 +1,101 @@
+"""Throughput and bytes of one training over ranks, each with one thread, beside one process with as many threads.
+
+    python benchmarks/codistill/scaling.py --out runs/scaling --ranks 1 2 >> benchmarks/results/scaling.jsonl
+
+Trains the ranker of the embedded world for some steps, with a dense and with a row-sparse update of its tables, in
+turns, ``--turns`` times. One JSON line each: impressions a second of the last epoch, and what one rank gives to
+collectives in a step, bytes: a ring all-reduce sends 2 (N - 1) / N of it, an all-gather N - 1 times. The one step of
+the recall stage is counted, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import run as experiments
+
+OPTIMIZERS = ("same", "rowwise-adagrad")
+
+
+def counted(out: Path, file: Path, overrides: list[str]) -> None:
+    """One rank: the run, and the payload of its collectives."""
+    import torch.distributed as dist
+
+    from cascade_kd.config import load_experiment
+    from cascade_kd.experiment.run import run
+    from cascade_kd.train import ProgressLog
+
+    given: Counter[str] = Counter()
+
+    def counting(name: str, place: int) -> None:
+        inner = getattr(dist, name)
+
+        def call(*args: Any, **keys: Any) -> Any:
+            given[name] += args[place].numel() * args[place].element_size()
+            return inner(*args, **keys)
+
+        setattr(dist, name, call)
+
+    counting("all_reduce", 0)
+    counting("all_gather", 1)
+    run(
+        load_experiment(file, overrides=overrides, without_distill=True),
+        out,
+        device="cpu",
+        progress=ProgressLog(quiet=True),
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        (out / "given.json").write_text(json.dumps(given), "utf-8")
+
+
+def measure(out: Path, ranks: int, threads: int, overrides: list[str], steps: int) -> dict[str, Any]:
+    """One run of ``ranks`` processes."""
+    shutil.rmtree(out, ignore_errors=True)
+    here = Path(__file__).resolve()
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(here), "--out", str(out), "--worker", *overrides]
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "CASCADE_KD_CACHE": str(out.parent / "cache")}
+    shutil.rmtree(out.parent / "cache" / "stages", ignore_errors=True)
+    subprocess.run(command, check=True, env=env)
+    lines = map(json.loads, (out / "events.ndjson").read_text("utf-8").splitlines())
+    rate = [line["samples_per_s"] for line in lines if line["stage"] == "rank"][-1]
+    given = json.loads((out / "given.json").read_text("utf-8"))
+    return {"impressions_per_s": rate, "given_per_step": {name: round(size / steps) for name, size in given.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="a small world")
+    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    file = experiments.HERE / "world-codistill.toml"
+    if options.worker is not None:
+        counted(options.out, file, options.worker)
+        return
+    data = experiments.world(options.out, small=options.small)
+    settings = [(ranks, 1) for ranks in options.ranks] + [(1, ranks) for ranks in options.ranks if ranks > 1]
+    for turn in range(options.turns):
+        for optimizer in OPTIMIZERS:
+            for ranks, threads in settings:
+                overrides = [f"dataset={data}", "seeds=[0]"]
+                overrides += [f"stage.rank.train.max_steps={options.steps}"]
+                overrides += [f"stage.rank.train.embedding_optimizer={optimizer}"]
+                found = measure(options.out / "run", ranks, threads, overrides, options.steps)
+                what = {"turn": turn, "optimizer": optimizer, "ranks": ranks, "threads": threads}
+                print(json.dumps(what | found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
