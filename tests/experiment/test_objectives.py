@@ -221,7 +221,7 @@ def test_joint_recall_is_counted_list_by_list(train: Train, tiny: Tiny, dataset:
     rows = dataset.rows("test")
     drawn = torch.Generator().manual_seed(0)
     logits = {name: torch.randn(len(rows), generator=drawn) for name in STAGES}
-    made = Evaluation({name: {} for name in STAGES}, {}, {}, logits, *cast(Any, (None,) * 2))
+    made = Evaluation({name: {} for name in STAGES}, {}, {}, logits, *cast(Any, (None,) * 3))
     keeps = {"recall": 3, "prerank": 2}
     cut = replace(config, stages=tuple(replace(s, keep=keeps.get(s.name, s.keep)) for s in config.stages))
     add_request_metrics(cut, dataset, rounds[0], made)
