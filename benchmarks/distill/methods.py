@@ -1,0 +1,161 @@
+"""The distillers of the tables, by name: what is appended to the TOML of a world's undistilled experiment.
+
+A method joins by one line. ``WEIGHT`` stands for the weight: ``chosen``, which ``sweep.py`` found among ``weights`` by the
+validation AUC of seed 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+LOGIT = 'method = "logit"\n'
+LAYERS = 'layers = [["mlp.1", "user.vector"], ["mlp.1", "item.vector"]]\n'
+HIDDEN = 'method = "hidden"\n' + LAYERS
+JOINT = 'mode = "joint"\n'
+SHARED = JOINT + 'share = ["embedding"]\n'
+BUT_USERS = SHARED + 'except = ["embedding.user_id"]\n'
+
+LOGITS = (0.1, 0.5, 2)
+MIXED = (0.1, 0.5, 0.9)
+STATES = (0.001, 0.01, 0.1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table: the TOML tables of a distilled student, and settings laid over the rest."""
+
+    name: str
+    tables: str
+    chosen: float = 0.5
+    weights: tuple[float, ...] = ()
+    settings: tuple[str, ...] = ()
+
+    def toml(self, weight: float) -> str:
+        """The tables at a weight."""
+        return self.tables.replace("WEIGHT", f"{weight:g}")
+
+
+@dataclass(frozen=True)
+class World:
+    """An undistilled experiment, the student that is measured and the teacher that recovery counts from."""
+
+    name: str
+    student: str
+    teacher: str
+    methods: tuple[Method, ...]
+    settings: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The experiment without its bands, which are of another run; a data set beside it by its full path."""
+        text = (HERE / f"{self.name}.toml").read_text("utf-8").partition("\n[expected")[0]
+        return text.replace('dataset = "world-data.toml"', f'dataset = "{HERE / "world-data.toml"}"')
+
+
+def pair(keys: str, teacher: str = "rank", student: str = "prerank", weight: str = "WEIGHT") -> str:
+    """One ``[[distill]]`` table."""
+    return f'\n[[distill]]\nteacher = "{teacher}"\nstudent = "{student}"\nweight = {weight}\n{keys.strip()}\n'
+
+
+def big(name: str, keys: str) -> str:
+    """One ``[[teacher]]``, a DCN-V2 trained as the ranker of movielens-1m.toml is, but for ``keys``."""
+    return f'''
+[[teacher]]
+name = "{name}"
+use = "rank/dcnv2"
+model.embedding_size = 16
+model.cross_layers = 1
+{keys.strip()}
+[teacher.train]
+samples = [{{ from = "impressions" }}]
+learning_rate = 8e-3
+embedding_l2 = 1e-4
+plateau_factor = 0.3
+epochs = 12
+'''
+
+
+FEATURES = '"user_id", "item_id", "sex", "age", "occupation", "region", "genres", "year"'
+STATISTICS = '"user_genre_like_rate", "user_genre_count", "item_like_rate", "item_count", "user_like_rate"'
+ALL = f"features = [{FEATURES}, {STATISTICS}]\n"
+WIDE = "model.hidden = [400, 200]\n"
+REST = ('stage.prerank.label_weight="rest"',)
+BCE = LOGIT + 'loss = "bce"\n'
+KL = LOGIT + 'loss = "kl"\n'
+MSE = LOGIT + 'loss = "mse"\n'
+COPIES = '\n[transfer]\nmethod = "{}"\ncopies = 1\n'
+
+MOVIELENS = (
+    Method("kl", pair(KL), weights=LOGITS),
+    Method("kl, T = 2", pair(KL + "temperature = 2.0"), weights=LOGITS),
+    Method("kl, T = 4", pair(KL + "temperature = 4.0"), weights=LOGITS),
+    Method("kl, label weight learned", pair(KL), 1, settings=('stage.prerank.label_weight="learned"',)),
+    Method("bce, label weight rest (PFD)", pair(BCE), weights=(0.1, 0.3, 0.5, 0.7, 0.9), settings=REST),
+    Method("mse", pair(MSE), weights=LOGITS),
+    Method("mimic, no label", pair(LOGIT + 'loss = "mimic"'), 1, settings=("stage.prerank.label_weight=0.0",)),
+    Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), weights=(0.5, 2, 8)),
+    Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), weights=LOGITS),
+    Method("hint, linear", pair(HIDDEN + 'projector = "linear"'), weights=STATES),
+    Method(
+        "hint, then kl (FitNets)",
+        pair(HIDDEN + 'projector = "linear"\nphases = ["hint", "full"]', weight="1.0")
+        + pair(KL + 'schedule = "linear"\nend_weight = 0.25'),
+        weights=(1, 4),
+    ),
+    Method("attention", pair('method = "hidden"\nlayers = [["mlp.1", "item.mlp.0"]]\nloss = "attention"'), 0.01, STATES),
+    Method("experts (DE)", pair(HIDDEN + 'projector = "experts"\nexperts = 5'), 0.01, STATES),
+    Method("relation (FTD)", pair('method = "relation"\n' + LAYERS), 0.1, (0.01, 0.1, 1)),
+    Method("rocket", pair(MSE + SHARED), weights=LOGITS),
+    Method(
+        "dual DNN",
+        pair(MSE + SHARED) + pair(HIDDEN + 'projector = "linear"\n' + SHARED, weight="0.01"),
+    ),
+    Method("PFD in one run", pair(BCE + "warmup_steps = 100\n" + BUT_USERS), settings=REST),
+    Method("bce, rest, transfer pairs", pair(BCE) + COPIES.format("pairs"), settings=REST),
+    Method("bce, rest, munged rows", pair(BCE) + COPIES.format("munge"), settings=REST),
+    Method(
+        "bce, rest, three rankers",
+        big("three", f'level = "rank"\ncopies = 3\n{ALL}') + pair(BCE, "three"),
+        settings=REST,
+    ),
+    Method("bce, rest, LUPI", big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"), settings=REST),
+    Method("bce, rest, MD", big("md", f'level = "prerank"\nfeatures = [{FEATURES}]\n{WIDE}') + pair(BCE, "md"), settings=REST),
+    Method("bce, rest, PFD + MD", big("both", f'level = "rank"\n{ALL}{WIDE}') + pair(BCE, "both"), settings=REST),
+)
+
+DWELL = '''
+[[teacher]]
+name = "after"
+use = "rank/dnn"
+level = "never"
+model.hidden = [64, 32]
+[teacher.train]
+label = "click"
+samples = [{ from = "impressions" }]
+learning_rate = 4e-3
+embedding_l2 = 3e-5
+plateau_factor = 0.3
+epochs = 12
+'''
+RANK_REST = ('stage.rank.label_weight="rest"',)
+
+
+def after(keys: str) -> str:
+    """The teacher that sees the dwell time, and a distiller from it to the ranker."""
+    return DWELL + pair(keys, "after", "rank")
+
+
+EMBEDDED = (
+    Method("bce, label weight rest (PFD)", after(BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
+    Method("kl, T = 2", after(KL + "temperature = 2.0"), weights=LOGITS),
+    Method("mse", after(MSE), weights=LOGITS),
+    Method("PFD in one run", after(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=RANK_REST),
+    Method("hint, none", after('method = "hidden"\nlayers = [["mlp.1", "mlp.1"]]'), weights=STATES),
+)
+
+WORLDS = (
+    World("movielens-1m", "prerank", "rank", MOVIELENS),
+    World("world", "rank", "after", EMBEDDED),
+)
