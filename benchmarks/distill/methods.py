@@ -18,7 +18,7 @@ JOINT = 'mode = "joint"\n'
 SHARED = JOINT + 'share = ["embedding"]\n'
 BUT_USERS = SHARED + 'except = ["embedding.user_id"]\n'
 
-LOGITS = (0.1, 0.5, 2)
+LOGITS = (0.5, 2)
 MIXED = (0.1, 0.5, 0.9)
 STATES = (0.001, 0.01, 0.1)
 
@@ -92,10 +92,10 @@ MOVIELENS = (
     Method("kl, T = 2", pair(KL + "temperature = 2.0"), weights=LOGITS),
     Method("kl, T = 4", pair(KL + "temperature = 4.0"), weights=LOGITS),
     Method("kl, label weight learned", pair(KL), 1, settings=('stage.prerank.label_weight="learned"',)),
-    Method("bce, label weight rest (PFD)", pair(BCE), weights=(0.1, 0.3, 0.5, 0.7, 0.9), settings=REST),
-    Method("mse", pair(MSE), weights=LOGITS),
+    Method("bce, label weight rest (PFD)", pair(BCE), weights=(0.1, 0.5, 0.9), settings=REST),
+    Method("mse", pair(MSE), weights=(0.1, 0.5)),
     Method("mimic, no label", pair(LOGIT + 'loss = "mimic"'), 1, settings=("stage.prerank.label_weight=0.0",)),
-    Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), weights=(0.5, 2, 8)),
+    Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), weights=(1, 4)),
     Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), weights=LOGITS),
     Method("hint, linear", pair(HIDDEN + 'projector = "linear"'), weights=STATES),
     Method(

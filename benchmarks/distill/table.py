@@ -1,9 +1,9 @@
 """Runs the experiments of this folder and writes their table.
 
-    python benchmarks/distill/table.py --runs runs/distill [--only WORLD/METHOD ...] [--device cpu]
+    python benchmarks/distill/table.py --runs runs/distill [--only WORLD/METHOD ...] [--seeds 0 1 2]
     python benchmarks/distill/table.py --show
 
-A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/run is an ordinary run directory with
+A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 is an ordinary run directory with
 the complete experiment in it. Teachers, lists and undistilled stages are trained once a seed and taken from the store.
 What is complete is not run again and what was interrupted goes on, so the command can be given again at any time. The
 figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
@@ -43,15 +43,15 @@ def chosen(only: Sequence[str]) -> Iterator[tuple[World, Method]]:
                 yield world, method
 
 
-def run_one(world: World, method: Method, runs: Path, device: str) -> Tree:
+def run_one(world: World, method: Method, runs: Path, seeds: Sequence[int], device: str) -> Tree:
     """The figures of one experiment, run unless it is complete."""
     folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", method.name.lower())
     written = folder / "experiment.toml"
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(world.text() + method.toml(method.chosen), "utf-8")
-    out = folder / "run"
+    out = folder / ("seeds-" + "-".join(map(str, seeds)))
     if not (out / "metrics.json").exists():
-        config = load_experiment(written, overrides=[*world.settings, *method.settings])
+        config = load_experiment(written, overrides=[*world.settings, *method.settings, f"seeds={list(seeds)}"])
         print(f"{world.name}: {method.name}", flush=True)
         run(config, out, device=device, resume=out.exists(), progress=ProgressLog())
     return figures(world, method, json.loads((out / "metrics.json").read_text("utf-8")))
@@ -133,13 +133,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/distill"))
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     known: list[Tree] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
     results = {(row["world"], row["method"]): row for row in known}
     for world, method in () if options.show else chosen(options.only):
-        results[world.name, method.name] = run_one(world, method, options.runs, options.device)
+        results[world.name, method.name] = run_one(world, method, options.runs, options.seeds, options.device)
         RESULTS.write_text(json.dumps(list(results.values()), indent=1) + "\n", "utf-8")
     for world in WORLDS:
         rows = [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
