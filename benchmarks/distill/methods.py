@@ -88,44 +88,54 @@ MSE = LOGIT + 'loss = "mse"\n'
 COPIES = '\n[transfer]\nmethod = "{}"\ncopies = 1\n'
 
 MOVIELENS = (
-    Method("kl", pair(KL), weights=LOGITS),
-    Method("kl, T = 2", pair(KL + "temperature = 2.0"), weights=LOGITS),
-    Method("kl, T = 4", pair(KL + "temperature = 4.0"), weights=LOGITS),
-    Method("kl, label weight learned", pair(KL), 1, settings=('stage.prerank.label_weight="learned"',)),
     Method("bce, label weight rest (PFD)", pair(BCE), weights=(0.1, 0.5, 0.9), settings=REST),
-    Method("mse", pair(MSE), weights=(0.1, 0.5)),
+    Method("bce, rest, transfer pairs", pair(BCE) + COPIES.format("pairs"), weights=(0.5, 0.9), settings=REST),
+    Method("kl", pair(KL), 1, (0.5, 1, 2)),
+    Method("kl, T = 2", pair(KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
+    Method("kl, T = 4", pair(KL + "temperature = 4.0"), 1, (0.5, 1, 2)),
+    Method("mse", pair(MSE), 0.1, (0.1, 0.5)),
     Method("mimic, no label", pair(LOGIT + 'loss = "mimic"'), 1, settings=("stage.prerank.label_weight=0.0",)),
-    Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), weights=(1, 4)),
-    Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), weights=LOGITS),
-    Method("hint, linear", pair(HIDDEN + 'projector = "linear"'), weights=STATES),
+    Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), 4, (1, 4)),
+    Method("kl, label weight learned", pair(KL), 1, settings=('stage.prerank.label_weight="learned"',)),
+    Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), 0.5, (0.5, 2)),
+    Method("rocket", pair(MSE + SHARED), 0.1, (0.1, 0.5)),
+    Method("PFD in one run", pair(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=REST),
+    Method(
+        "bce, rest, LUPI",
+        big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"),
+        settings=REST,
+    ),
+    Method("hint, linear", pair(HIDDEN + 'projector = "linear"'), 0.01, STATES),
     Method(
         "hint, then kl (FitNets)",
         pair(HIDDEN + 'projector = "linear"\nphases = ["hint", "full"]', weight="1.0")
         + pair(KL + 'schedule = "linear"\nend_weight = 0.25'),
-        weights=(1, 4),
+        4,
+        (1, 4),
     ),
-    Method("attention", pair('method = "hidden"\nlayers = [["mlp.1", "item.mlp.0"]]\nloss = "attention"'), 0.01, STATES),
+    Method("attention", pair('method = "hidden"\nlayers = [["mlp.1", "item.mlp.0"]]\nloss = "attention"'), 0.1, STATES),
     Method("experts (DE)", pair(HIDDEN + 'projector = "experts"\nexperts = 5'), 0.01, STATES),
     Method("relation (FTD)", pair('method = "relation"\n' + LAYERS), 0.1, (0.01, 0.1, 1)),
-    Method("rocket", pair(MSE + SHARED), weights=LOGITS),
     Method(
         "dual DNN",
         pair(MSE + SHARED) + pair(HIDDEN + 'projector = "linear"\n' + SHARED, weight="0.01"),
+        0.1,
     ),
-    Method("PFD in one run", pair(BCE + "warmup_steps = 100\n" + BUT_USERS), settings=REST),
-    Method("bce, rest, transfer pairs", pair(BCE) + COPIES.format("pairs"), settings=REST),
     Method("bce, rest, munged rows", pair(BCE) + COPIES.format("munge"), settings=REST),
+    Method(
+        "bce, rest, MD",
+        big("md", f'level = "prerank"\nfeatures = [{FEATURES}]\n{WIDE}') + pair(BCE, "md"),
+        settings=REST,
+    ),
+    Method("bce, rest, PFD + MD", big("both", f'level = "rank"\n{ALL}{WIDE}') + pair(BCE, "both"), settings=REST),
     Method(
         "bce, rest, three rankers",
         big("three", f'level = "rank"\ncopies = 3\n{ALL}') + pair(BCE, "three"),
         settings=REST,
     ),
-    Method("bce, rest, LUPI", big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"), settings=REST),
-    Method("bce, rest, MD", big("md", f'level = "prerank"\nfeatures = [{FEATURES}]\n{WIDE}') + pair(BCE, "md"), settings=REST),
-    Method("bce, rest, PFD + MD", big("both", f'level = "rank"\n{ALL}{WIDE}') + pair(BCE, "both"), settings=REST),
 )
 
-DWELL = '''
+DWELL = """
 [[teacher]]
 name = "after"
 use = "rank/dnn"
@@ -138,7 +148,7 @@ learning_rate = 4e-3
 embedding_l2 = 3e-5
 plateau_factor = 0.3
 epochs = 12
-'''
+"""
 RANK_REST = ('stage.rank.label_weight="rest"',)
 
 
