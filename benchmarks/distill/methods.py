@@ -1,7 +1,7 @@
 """The distillers of the tables, by name: what is appended to the TOML of a world's undistilled experiment.
 
-A method joins by one line. ``WEIGHT`` stands for the weight: ``chosen``, which ``sweep.py`` found among ``weights`` by the
-validation AUC of seed 0.
+A method joins by one line. ``WEIGHT`` stands for the weight: ``chosen``, the one of ``weights`` that ``sweep.py`` finds
+best by the validation AUC of seed 0, once it was run.
 """
 
 from __future__ import annotations

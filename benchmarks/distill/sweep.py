@@ -2,8 +2,8 @@
 
     python benchmarks/distill/sweep.py [--only WORLD/METHOD ...]
 
-Prints and appends to ``benchmarks/results/distill-sweep.jsonl`` the validation AUC of the student's best epoch, which is
-what early stopping keeps; the test part is not read. What is in the file is not run again.
+Prints and appends to ``benchmarks/results/distill-sweep.jsonl`` the validation AUC of the student's best epoch, which
+is what early stopping keeps; the test part is not read. What is in the file is not run again.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/distill/table.py --runs runs/distill [--only WORLD/METHOD ...] [--seeds 0 1 2]
     python benchmarks/distill/table.py --show
 
-A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 is an ordinary run directory with
-the complete experiment in it. Teachers, lists and undistilled stages are trained once a seed and taken from the store.
-What is complete is not run again and what was interrupted goes on, so the command can be given again at any time. The
-figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
+A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 is an ordinary run
+directory with the complete experiment in it. Teachers, lists and undistilled stages are trained once a seed and taken
+from the store. What is complete is not run again and what was interrupted goes on, so the command can be given again at
+any time. The figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
 
 Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the offline teacher of the first
 row. ± is the standard error of the paired difference over seeds.
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from methods import WORLDS, Method, World
+
 from cascade_kd.config import load_experiment
 from cascade_kd.experiment import run
 from cascade_kd.train import ProgressLog
