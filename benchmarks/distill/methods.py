@@ -89,22 +89,16 @@ COPIES = '\n[transfer]\nmethod = "{}"\ncopies = 1\n'
 
 MOVIELENS = (
     Method("bce, label weight rest (PFD)", pair(BCE), weights=(0.1, 0.5, 0.9), settings=REST),
-    Method("bce, rest, transfer pairs", pair(BCE) + COPIES.format("pairs"), weights=(0.5, 0.9), settings=REST),
-    Method("kl", pair(KL), 1, (0.5, 1, 2)),
     Method("kl, T = 2", pair(KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
-    Method("kl, T = 4", pair(KL + "temperature = 4.0"), 1, (0.5, 1, 2)),
     Method("mse", pair(MSE), 0.1, (0.1, 0.5)),
     Method("mimic, no label", pair(LOGIT + 'loss = "mimic"'), 1, settings=("stage.prerank.label_weight=0.0",)),
+    Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), 0.5, (0.5, 2)),
+    Method("kl", pair(KL), 1, (0.5, 1, 2)),
+    Method("kl, T = 4", pair(KL + "temperature = 4.0"), 1, (0.5, 1, 2)),
     Method("prob-mse", pair(LOGIT + 'loss = "prob-mse"'), 4, (1, 4)),
     Method("kl, label weight learned", pair(KL), 1, settings=('stage.prerank.label_weight="learned"',)),
-    Method("auxiliary head", pair(KL + 'head = "auxiliary"\nlayer = "item.vector"'), 0.5, (0.5, 2)),
-    Method("rocket", pair(MSE + SHARED), 0.1, (0.1, 0.5)),
-    Method("PFD in one run", pair(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=REST),
-    Method(
-        "bce, rest, LUPI",
-        big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"),
-        settings=REST,
-    ),
+    Method("bce, rest, transfer pairs", pair(BCE) + COPIES.format("pairs"), weights=(0.5, 0.9), settings=REST),
+    Method("bce, rest, munged rows", pair(BCE) + COPIES.format("munge"), settings=REST),
     Method("hint, linear", pair(HIDDEN + 'projector = "linear"'), 0.01, STATES),
     Method(
         "hint, then kl (FitNets)",
@@ -116,12 +110,18 @@ MOVIELENS = (
     Method("attention", pair('method = "hidden"\nlayers = [["mlp.1", "item.mlp.0"]]\nloss = "attention"'), 0.1, STATES),
     Method("experts (DE)", pair(HIDDEN + 'projector = "experts"\nexperts = 5'), 0.01, STATES),
     Method("relation (FTD)", pair('method = "relation"\n' + LAYERS), 0.1, (0.01, 0.1, 1)),
+    Method("rocket", pair(MSE + SHARED), 0.1, (0.1, 0.5)),
     Method(
         "dual DNN",
         pair(MSE + SHARED) + pair(HIDDEN + 'projector = "linear"\n' + SHARED, weight="0.01"),
         0.1,
     ),
-    Method("bce, rest, munged rows", pair(BCE) + COPIES.format("munge"), settings=REST),
+    Method("PFD in one run", pair(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=REST),
+    Method(
+        "bce, rest, LUPI",
+        big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"),
+        settings=REST,
+    ),
     Method(
         "bce, rest, MD",
         big("md", f'level = "prerank"\nfeatures = [{FEATURES}]\n{WIDE}') + pair(BCE, "md"),
@@ -135,37 +135,78 @@ MOVIELENS = (
     ),
 )
 
-DWELL = """
+
+AFTER = """
 [[teacher]]
 name = "after"
 use = "rank/dnn"
 level = "never"
-model.hidden = [64, 32]
+{model}
 [teacher.train]
-label = "click"
+{train}
+"""
+RANK_REST = ('stage.rank.label_weight="rest"',)
+CLICK = """label = "click"
 samples = [{ from = "impressions" }]
 learning_rate = 4e-3
 embedding_l2 = 3e-5
 plateau_factor = 0.3
-epochs = 12
-"""
-RANK_REST = ('stage.rank.label_weight="rest"',)
+epochs = 12"""
+CART = """label = "cart"
+samples = [{ from = "impressions" }]
+batch_size = 512
+learning_rate = 1e-3
+embedding_l2 = 1e-3
+epochs = 30
+patience = 4"""
+DWELL = AFTER.format(model="model.hidden = [64, 32]", train=CLICK)
+READS = AFTER.format(model="model.hidden = [32, 16]\nmodel.dropout = 0.3", train=CART)
 
 
-def after(keys: str) -> str:
-    """The teacher that sees the dwell time, and a distiller from it to the ranker."""
-    return DWELL + pair(keys, "after", "rank")
+def ranker(after: str, keys: str) -> str:
+    """A teacher that sees what happened after the event, and a distiller from it to the ranker."""
+    return after + pair(keys, "after", "rank")
 
 
 EMBEDDED = (
-    Method("bce, label weight rest (PFD)", after(BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
-    Method("kl, T = 2", after(KL + "temperature = 2.0"), weights=LOGITS),
-    Method("mse", after(MSE), weights=LOGITS),
-    Method("PFD in one run", after(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=RANK_REST),
-    Method("hint, none", after('method = "hidden"\nlayers = [["mlp.1", "mlp.1"]]'), weights=STATES),
+    Method("bce, label weight rest (PFD)", ranker(DWELL, BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
+    Method("kl, T = 2", ranker(DWELL, KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
+    Method("mse", ranker(DWELL, MSE), 0.1, (0.1, 0.5)),
+    Method("PFD in one run", ranker(DWELL, BCE + "warmup_steps = 200\n" + BUT_USERS), settings=RANK_REST),
+    Method("hint", ranker(DWELL, 'method = "hidden"\nlayers = [["mlp.1", "mlp.1"]]'), 0.01, STATES),
+)
+
+APPLIANCES = (
+    Method("bce, label weight rest (PFD)", ranker(READS, BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
+    Method("kl, T = 2", ranker(READS, KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
+)
+
+
+def rocket(keys: str, weight: str = "WEIGHT") -> str:
+    """A distiller from the booster to the light net."""
+    return pair(keys, "booster", "light", weight)
+
+
+LOWER = JOINT + 'share = ["embedding", "mlp.0"]\n'
+DEEPER = tuple((depth, f"stage.light.model.hidden={[64] * depth}") for depth in (2, 3, 4))
+KD = KL + "temperature = 4.0"
+
+ROCKET = (
+    Method("KD", rocket(KD), 0.5, (0.1, 0.5)),
+    Method("rocket", rocket(MSE + LOWER), 0.1, (0.03, 0.1)),
+    Method("rocket + KD", rocket(MSE + LOWER) + rocket(KD, "0.5"), 0.1),
+    Method("no gradient block", rocket(MSE + LOWER + "block = false"), 0.1),
+    Method("no sharing", rocket(MSE + JOINT), 0.1),
+    Method("fixed booster", rocket(MSE), 0.1),
+    Method("hint prob-mse", rocket(LOGIT + 'loss = "prob-mse"\n' + LOWER), 1),
+    Method("hint kl", rocket(KD + "\n" + LOWER), 0.5),
+    *(Method(f"KD, {depth} layers", rocket(KD), 0.5, settings=(hidden,)) for depth, hidden in DEEPER),
+    *(Method(f"rocket, {depth} layers", rocket(MSE + LOWER), 0.1, settings=(hidden,)) for depth, hidden in DEEPER),
 )
 
 WORLDS = (
     World("movielens-1m", "prerank", "rank", MOVIELENS),
     World("world", "rank", "after", EMBEDDED),
+    World("jd-appliances", "rank", "after", APPLIANCES),
+    World("frappe", "light", "booster", ROCKET),
 )

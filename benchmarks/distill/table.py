@@ -8,8 +8,8 @@ directory with the complete experiment in it. Teachers, lists and undistilled st
 from the store. What is complete is not run again and what was interrupted goes on, so the command can be given again at
 any time. The figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
 
-Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the offline teacher of the first
-row. ± is the standard error of the paired difference over seeds.
+Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the world's own teacher. ± is the
+standard error of the paired difference over seeds.
 """
 
 from __future__ import annotations
@@ -58,14 +58,18 @@ def run_one(world: World, method: Method, runs: Path, seeds: Sequence[int], devi
 
 
 def figures(world: World, method: Method, metrics: Tree) -> Tree:
-    """What the table shows of a run's metrics.json, seed by seed."""
+    """What the table shows of a run's metrics.json, seed by seed; ``taught`` names the teacher of the student."""
     seeds: Tree = {}
     for seed, tree in metrics["seeds"].items():
-        base = tree["baseline"]["stages"] | {k: v for k, v in tree["teachers"].items() if not k.endswith(".joint")}
+        own = {name: _values(of) for name, of in tree["teachers"].items()}
+        served = {name: _values(of) for name, of in tree["baseline"]["stages"].items() if name != world.student}
+        taught = {pair.partition("->")[0] for pair in tree["distill"]}
+        joint = {f"{name}.joint" for name in taught}
         seeds[seed] = {
             "student": _values(tree["baseline"]["stages"][world.student], tree["baseline"]["cascade"]),
             "distilled": _values(tree["stages"][world.student], tree["cascade"]),
-            "teachers": {name: _values(of) for name, of in (base | tree["teachers"]).items() if name != world.student},
+            "teachers": served | own,
+            "taught": sorted(joint & own.keys() or taught)[0],
         }
     about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
     return {"world": world.name, "method": method.name, "weight": method.chosen, **about, "seeds": seeds}
@@ -80,43 +84,53 @@ def _values(stage: Mapping[str, Any], cascade: Mapping[str, Any] | None = None) 
 
 def table(world: World, rows: Sequence[Tree]) -> list[str]:
     """The markdown table of one world."""
-    columns = ("AUC", "GAUC", "log loss", "ECE", "Recall@10")
     lines = [
-        f"| method | {' | '.join(columns)} | Δ AUC | Δ GAUC | Δ log loss | Δ Recall@10 | recovery | seeds |",
-        "|---|" + "---:|" * (len(columns) + 6),
+        "| method, weight | its teacher | student | AUC | GAUC | log loss | ECE | Recall@10 "
+        "| Δ AUC | Δ GAUC | Δ log loss | Δ Recall@10 | recovery | seeds |",
+        "|---|" + "---:|" * 13,
     ]
     if not rows:
         return lines
-    first = rows[0]["seeds"]
+    goal = goals(world, rows)
+    first = max(rows, key=lambda row: len(row["seeds"]))["seeds"]
     keys = (*FIGURES, "recall@10")
-    for title, who in ((f"teacher `{world.teacher}`", "teacher"), ("student", "student")):
-        of_seeds = [s["teachers"][world.teacher] if who == "teacher" else s["student"] for s in first.values()]
-        cells = [_mean([s[key] for s in of_seeds]) if key in of_seeds[0] else "" for key in keys]
-        lines.append(f"| {title} | {' | '.join(cells)} | | | | | | {len(of_seeds)} |")
+    for title, of_seeds in (
+        (f"teacher `{world.teacher}`", list(goal.values())),
+        ("undistilled", [seed["student"] for seed in first.values()]),
+    ):
+        cells = [_mean([values[key] for values in of_seeds]) if key in of_seeds[0] else "" for key in keys]
+        lines.append(f"| {title} | | | {' | '.join(cells)} | | | | | | {len(of_seeds)} |")
     for row in rows:
-        seeds = row["seeds"].values()
-        cells = [_mean([s["distilled"][key] for s in seeds]) for key in keys]
-        changes = [
+        seeds = list(row["seeds"].values())
+        cells = [_mean([s["teachers"][s["taught"]]["auc"] for s in seeds]), _mean([s["student"]["auc"] for s in seeds])]
+        cells += [_mean([s["distilled"][key] for s in seeds]) for key in keys]
+        cells += [
             _difference([s["distilled"][key] - s["student"][key] for s in seeds])
             for key in ("auc", "gauc", "logloss", "recall@10")
         ]
-        cells += [*changes, f"{recovery(world, row):.2f}", str(len(seeds))]
+        found = recovery(row, goal)
+        cells += ["" if found is None else f"{found:.2f}", str(len(seeds))]
         lines.append(f"| {row['method']}, {row['weight']:g} | {' | '.join(cells)} |")
     return lines
 
 
-def recovery(world: World, row: Tree) -> float:
-    """(distilled - student) / (teacher - student) of the means over seeds of AUC."""
-    seeds = row["seeds"].values()
-    before, after, goal = (
-        np.mean([of["auc"] for of in values])
-        for values in (
-            [s["student"] for s in seeds],
-            [s["distilled"] for s in seeds],
-            [s["teachers"][world.teacher] for s in seeds],
-        )
-    )
-    return float((after - before) / (goal - before))
+def goals(world: World, rows: Sequence[Tree]) -> dict[str, dict[str, float]]:
+    """The figures of the world's teacher by seed; a run that trains it jointly alone has none of them."""
+    teachers = {
+        seed: of["teachers"] for row in rows for seed, of in row["seeds"].items() if world.teacher in of["teachers"]
+    }
+    return {seed: teachers[seed][world.teacher] for seed in sorted(teachers)}
+
+
+def recovery(row: Tree, goal: Mapping[str, Mapping[str, float]]) -> float | None:
+    """(distilled - student) / (teacher - student) of the means of AUC over the seeds that have a teacher."""
+    of_seeds = [(goal[seed]["auc"], values) for seed, values in row["seeds"].items() if seed in goal]
+    if not of_seeds:
+        return None
+    before = np.mean([values["student"]["auc"] for _, values in of_seeds])
+    after = np.mean([values["distilled"]["auc"] for _, values in of_seeds])
+    best = np.mean([auc for auc, _ in of_seeds])
+    return float((after - before) / (best - before)) if best > before else None
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -51,7 +51,7 @@ def row(seeds: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
         return {"auc": auc, "gauc": auc, "logloss": 1 - auc, "ece": 0.0, "recall@10": auc / 10}
 
     of_seeds = {
-        seed: {"student": values(a), "distilled": values(b), "teachers": {"rank": values(c)}}
+        seed: {"student": values(a), "distilled": values(b), "teachers": {"rank": values(c)}, "taught": "rank"}
         for seed, (a, b, c) in seeds.items()
     }
     return {"world": "movielens-1m", "method": "kl", "weight": 0.5, "seeds": of_seeds}
@@ -61,6 +61,8 @@ def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) 
     table = module("table")
     world = next(w for w in module("methods").WORLDS if w.name == "movielens-1m")
     found = row({"0": (0.80, 0.81, 0.82), "1": (0.70, 0.73, 0.76)})
-    assert table.recovery(world, found) == pytest.approx((0.77 - 0.75) / (0.79 - 0.75))
+    assert table.recovery(found, table.goals(world, [found])) == pytest.approx((0.77 - 0.75) / (0.79 - 0.75))
     # Differences .01 and .03: mean .02, standard deviation .01 sqrt 2, over sqrt 2.
-    assert "+0.0200 ± 0.0100" in table.table(world, [found])[-1]
+    lines = table.table(world, [found])
+    assert "+0.0200 ± 0.0100" in lines[-1]
+    assert len({line.count("|") for line in lines}) == 1
