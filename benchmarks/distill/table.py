@@ -8,8 +8,8 @@ directory with the complete experiment in it. Teachers, lists and undistilled st
 from the store. What is complete is not run again and what was interrupted goes on, so the command can be given again at
 any time. The figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
 
-Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the world's own teacher. ± is the
-standard error of the paired difference over seeds.
+Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the world's own teacher. ± is
+the standard error of the paired difference over seeds.
 """
 
 from __future__ import annotations
