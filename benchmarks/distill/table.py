@@ -6,7 +6,8 @@
 A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 is an ordinary run
 directory with the complete experiment in it. Teachers, lists and undistilled stages are trained once a seed and taken
 from the store. What is complete is not run again and what was interrupted goes on, so the command can be given again at
-any time. The figures go to ``benchmarks/results/distill.json``, from which ``--show`` prints the tables.
+any time. The figures go to ``benchmarks/results/distill.jsonl``, the tables into ``benchmarks/README.md``; ``--show``
+writes those alone.
 
 Recovery is (distilled - student) / (teacher - student) of the mean AUC, always against the world's own teacher. ± is
 the standard error of the paired difference over seeds.
@@ -29,7 +30,9 @@ from cascade_kd.experiment import run
 from cascade_kd.train import ProgressLog
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results" / "distill.json"
+RESULTS = HERE.parent / "results" / "distill.jsonl"
+README = HERE.parent / "README.md"
+BLOCK = re.compile(r"(?<=<!-- distill/table.py -->\n).*?(?=<!-- end -->)", re.DOTALL)
 FIGURES = ("auc", "gauc", "logloss", "ece")
 
 Tree = dict[str, Any]
@@ -89,8 +92,6 @@ def table(world: World, rows: Sequence[Tree]) -> list[str]:
         "| Δ AUC | Δ GAUC | Δ log loss | Δ Recall@10 | recovery | seeds |",
         "|---|" + "---:|" * 13,
     ]
-    if not rows:
-        return lines
     goal = goals(world, rows)
     first = max(rows, key=lambda row: len(row["seeds"]))["seeds"]
     keys = (*FIGURES, "recall@10")
@@ -151,15 +152,23 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    known: list[Tree] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else []
+    known = map(json.loads, RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else [])
     results = {(row["world"], row["method"]): row for row in known}
     for world, method in () if options.show else chosen(options.only):
         results[world.name, method.name] = run_one(world, method, options.runs, options.seeds, options.device)
-        RESULTS.write_text(json.dumps(list(results.values()), indent=1) + "\n", "utf-8")
+        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
+    write_readme(results)
+
+
+def write_readme(results: Mapping[tuple[str, str], Tree]) -> None:
+    """Put the tables of all worlds between the marks in the README."""
+    lines: list[str] = []
     for world in WORLDS:
         rows = [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
-        print(f"\n{world.name}\n")
-        print("\n".join(table(world, rows)))
+        if rows:
+            lines += [f"**`{world.name}`**: `{world.teacher}` teaches `{world.student}`", "", *table(world, rows), ""]
+    text = README.read_text("utf-8")
+    README.write_text(BLOCK.sub(lambda _: "\n".join(lines), text), "utf-8")
 
 
 if __name__ == "__main__":
