@@ -4,7 +4,7 @@
 
 Four trainings of the two-tower pre-ranker and the ranker of benchmarks/distill/movielens-1m.toml, as an experiment
 makes them, go a few steps each in turn: the student alone, the student on cached scores, the ranker alone, both jointly
-over shared embeddings. Ratios are of turns, then the median of them. Drawing rows, look-ups, loss, backward pass and
+over shared embeddings. Ratios are of CPU time in turns, then the median of them. Drawing rows, look-ups, loss, backward pass and
 update are in a step, validation and checkpoints are not. Bounds: cached <= 1.05 x student; joint <= student + ranker.
 """
 
@@ -68,7 +68,7 @@ def tasks_of(distill: str, out: Path) -> dict[tuple[str, int], Task]:
 
 
 def stepper(task: Task, steps: int) -> Callable[[], float]:
-    """Seconds of ``steps`` further steps of a training."""
+    """CPU seconds of ``steps`` further steps of a training, which other work disturbs less than the clock."""
     model = cast(nn.Module, task.model)
     sampler = make_sampler(task)
     batches, loss_parts = make_batches(task, sampler), make_loss(task, sampler)
@@ -78,16 +78,16 @@ def stepper(task: Task, steps: int) -> Callable[[], float]:
     def go() -> float:
         log, state = ProgressLog(quiet=True), State()
         with trained_beside(model, task.beside), log.stage(task.stage, 1, steps, "auc", {"seed": 0, "round": 0}) as bar:
-            start = time.perf_counter()
+            start = time.process_time()
             with DeferredInterrupt() as interrupt, flushed_denormals():
                 train_epoch(task, model, optimizers, batches, loss_parts, state, steps, 1, bar, interrupt)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
     return go
 
 
 def measure(steps: int, turns: int) -> dict[str, Any]:
-    """Milliseconds a step, medians of turns, and the two ratios."""
+    """CPU milliseconds a step, medians of turns, and the two ratios."""
     with tempfile.TemporaryDirectory(prefix="distill-cost-") as folder:
         offline, together = Path(folder) / "offline", Path(folder) / "joint"
         for path in (offline, together):
@@ -110,7 +110,7 @@ def measure(steps: int, turns: int) -> dict[str, Any]:
         "joint": [j / (s + r) for j, s, r in zip(taken["joint"], taken["student"], taken["ranker"], strict=True)],
     }
     return {
-        "ms_a_step": {name: round(statistics.median(of), 2) for name, of in taken.items()},
+        "cpu_ms_a_step": {name: round(statistics.median(of), 2) for name, of in taken.items()},
         "cached/student": round(statistics.median(ratios["cached"]), 4),
         "joint/(student+ranker)": round(statistics.median(ratios["joint"]), 4),
     }
