@@ -4,8 +4,9 @@
 
 Four trainings of the two-tower pre-ranker and the ranker of benchmarks/distill/movielens-1m.toml, as an experiment
 makes them, go a few steps each in turn: the student alone, the student on cached scores, the ranker alone, both jointly
-over shared embeddings. Ratios are of CPU time in turns, then the median of them. Drawing rows, look-ups, loss, backward pass and
-update are in a step, validation and checkpoints are not. Bounds: cached <= 1.05 x student; joint <= student + ranker.
+over shared embeddings. Ratios are of CPU time in turns, then the median of them. Drawing rows, look-ups, loss, backward
+pass and update are in a step, validation and checkpoints are not. Bounds: cached <= 1.05 x student; joint <= student +
+ranker.
 """
 
 from __future__ import annotations
