@@ -155,6 +155,9 @@ def main() -> None:
     known = map(json.loads, RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else [])
     results = {(row["world"], row["method"]): row for row in known}
     for world, method in () if options.show else chosen(options.only):
+        row = results.get((world.name, method.name))
+        if row and row["weight"] == method.chosen and {str(seed) for seed in options.seeds} <= row["seeds"].keys():
+            continue
         results[world.name, method.name] = run_one(world, method, options.runs, options.seeds, options.device)
         RESULTS.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
     write_readme(results)
