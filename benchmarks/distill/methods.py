@@ -160,7 +160,10 @@ embedding_l2 = 1e-3
 epochs = 30
 patience = 4"""
 DWELL = AFTER.format(model="model.hidden = [64, 32]", train=CLICK)
-READS = AFTER.format(model="model.hidden = [32, 16]\nmodel.dropout = 0.3", train=CART)
+SESSION = '"entry", "session_category_views", "product_views", "product_cart_rate", "product_detail_rate"'
+READ = '"dwell", "comments_reads", "specification_reads", "bottom_reads"'
+SMALL = f"features = [{SESSION}, {READ}]\nmodel.hidden = [32, 16]\nmodel.dropout = 0.3"
+READS = AFTER.format(model=SMALL, train=CART)
 
 
 def ranker(after: str, keys: str) -> str:
