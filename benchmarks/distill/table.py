@@ -144,6 +144,22 @@ def _difference(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
 
 
+def read_results() -> dict[tuple[str, str], Tree]:
+    """The rows of the results file by world and method."""
+    lines = RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else []
+    return {(row["world"], row["method"]): row for row in map(json.loads, lines)}
+
+
+def with_tables(readme: str, results: Mapping[tuple[str, str], Tree]) -> str:
+    """The README with the tables of all worlds between its marks."""
+    lines: list[str] = []
+    for world in WORLDS:
+        rows = [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
+        if rows:
+            lines += [f"**`{world.name}`**: `{world.teacher}` teaches `{world.student}`", "", *table(world, rows), ""]
+    return BLOCK.sub(lambda _: "\n".join(lines), readme)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/distill"))
@@ -152,26 +168,14 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    known = map(json.loads, RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else [])
-    results = {(row["world"], row["method"]): row for row in known}
+    results = read_results()
     for world, method in () if options.show else chosen(options.only):
         row = results.get((world.name, method.name))
         if row and row["weight"] == method.chosen and {str(seed) for seed in options.seeds} <= row["seeds"].keys():
             continue
         results[world.name, method.name] = run_one(world, method, options.runs, options.seeds, options.device)
         RESULTS.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
-    write_readme(results)
-
-
-def write_readme(results: Mapping[tuple[str, str], Tree]) -> None:
-    """Put the tables of all worlds between the marks in the README."""
-    lines: list[str] = []
-    for world in WORLDS:
-        rows = [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
-        if rows:
-            lines += [f"**`{world.name}`**: `{world.teacher}` teaches `{world.student}`", "", *table(world, rows), ""]
-    text = README.read_text("utf-8")
-    README.write_text(BLOCK.sub(lambda _: "\n".join(lines), text), "utf-8")
+    README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
 
 
 if __name__ == "__main__":

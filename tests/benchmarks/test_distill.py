@@ -66,3 +66,12 @@ def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) 
     lines = table.table(world, [found])
     assert "+0.0200 ± 0.0100" in lines[-1]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_readme_holds_the_tables_of_the_results(module: Any) -> None:
+    table = module("table")
+    results = table.read_results()
+    text = table.README.read_text("utf-8")
+    assert results
+    assert table.with_tables(text, results) == text
+    assert table.with_tables(text, {}) != text
