@@ -18,8 +18,6 @@ JOINT = 'mode = "joint"\n'
 SHARED = JOINT + 'share = ["embedding"]\n'
 BUT_USERS = SHARED + 'except = ["embedding.user_id"]\n'
 
-LOGITS = (0.5, 2)
-MIXED = (0.1, 0.5, 0.9)
 STATES = (0.001, 0.01, 0.1)
 
 
@@ -46,7 +44,6 @@ class World:
     student: str
     teacher: str
     methods: tuple[Method, ...]
-    settings: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The experiment without its bands, which are of another run; a data set beside it by its full path."""
@@ -134,7 +131,6 @@ MOVIELENS = (
         settings=REST,
     ),
 )
-
 
 AFTER = """
 [[teacher]]

@@ -36,7 +36,7 @@ def validation(world: World, method: Method, weight: float, datasets: dict[str, 
     with tempfile.TemporaryDirectory(prefix="distill-sweep-") as folder:
         toml = Path(folder) / "experiment.toml"
         toml.write_text(world.text() + method.toml(weight), "utf-8")
-        config = load_experiment(toml, overrides=[*world.settings, *method.settings])
+        config = load_experiment(toml, overrides=method.settings)
         if world.name not in datasets:
             datasets[world.name] = load(prepare(config.definition, base=config.dataset_file.parent))
         with kept_memory(), ProgressLog(quiet=True) as log:

@@ -54,7 +54,7 @@ def run_one(world: World, method: Method, runs: Path, seeds: Sequence[int], devi
     written.write_text(world.text() + method.toml(method.chosen), "utf-8")
     out = folder / ("seeds-" + "-".join(map(str, seeds)))
     if not (out / "metrics.json").exists():
-        config = load_experiment(written, overrides=[*world.settings, *method.settings, f"seeds={list(seeds)}"])
+        config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
         print(f"{world.name}: {method.name}", flush=True)
         run(config, out, device=device, resume=out.exists(), progress=ProgressLog())
     return figures(world, method, json.loads((out / "metrics.json").read_text("utf-8")))
@@ -99,7 +99,7 @@ def table(world: World, rows: Sequence[Tree]) -> list[str]:
         (f"teacher `{world.teacher}`", list(goal.values())),
         ("undistilled", [seed["student"] for seed in first.values()]),
     ):
-        cells = [_mean([values[key] for values in of_seeds]) if key in of_seeds[0] else "" for key in keys]
+        cells = [_mean([values[key] for values in of_seeds if key in values]) for key in keys]
         lines.append(f"| {title} | | | {' | '.join(cells)} | | | | | | {len(of_seeds)} |")
     for row in rows:
         seeds = list(row["seeds"].values())
@@ -135,7 +135,7 @@ def recovery(row: Tree, goal: Mapping[str, Mapping[str, float]]) -> float | None
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.4f}"
+    return f"{np.mean(values):.4f}" if values else ""
 
 
 def _difference(values: Sequence[float]) -> str:
