@@ -145,7 +145,7 @@ RANK_REST = ('stage.rank.label_weight="rest"',)
 CLICK = """label = "click"
 samples = [{ from = "impressions" }]
 learning_rate = 4e-3
-embedding_l2 = 3e-5
+embedding_l2 = 1e-3
 plateau_factor = 0.3
 epochs = 12"""
 CART = """label = "cart"
