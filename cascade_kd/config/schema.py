@@ -25,9 +25,9 @@ def json_schemas() -> dict[str, Schema]:
     definitions = experiment.setdefault("$defs", {})
     entry = _move_in(StageEntry, definitions)
     entry["required"] = ["name"]
-    definitions["TrainConfig"].pop("required", None)  # the stage file holds the rest
     definitions["StageEntry"] = entry
     definitions["TeacherEntry"] = _move_in(TeacherEntry, definitions) | {"required": ["name"]}
+    definitions["TrainConfig"].pop("required", None)  # the stage file holds the rest
     for models in (DISTILLERS, OBJECTIVES):
         for model in models.values():
             definitions[model.__name__] = _move_in(model, definitions)

@@ -62,7 +62,7 @@ def train_peers(shop: Workshop, seed: int, round_number: int, stage: StageConfig
     stages = {peer: replace(stage, name=peer_name(stage.name, peer)) for peer in range(config.peers)}
     served = {config.peer: stage} if config.peer is not None else stages
     group = {
-        "stage": stage_content(stage),
+        "stage": stage_content(stage, taught=True),
         "lists": lists_key,
         "codistill": config.model_dump(exclude=OF_ONE_PROCESS),
     }

@@ -78,8 +78,8 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     every = [d for of in pairs.values() for d in of]
     offline = [d for d in every if d.mode == "offline"]
     key = content_key(
-        group=[stage_content(s) for s in students],
-        teacher=stage_content(teaching),
+        group=[stage_content(s, taught=True) for s in students],
+        teacher=stage_content(teaching, taught=False),
         lists=lists_key,
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
         ordered=[

@@ -49,7 +49,7 @@ def train_stage(
     kind = stage.model_type
     if not issubclass(kind, nn.Module):
         built = kind(stage.model, name=stage.name, level=stage.level, keep=stage.keep, dataset=shop.dataset)
-        return Trained(built, content_key(stage=stage_content(stage), data=shop.dataset.sha256))
+        return Trained(built, content_key(stage=stage_content(stage, taught=False), data=shop.dataset.sha256))
     pairs = [d for d in shop.config.distill if d.student == stage.name] if teachers else []
     net = new_net(shop, seed, round_number, stage)
     grown = _grown(shop, seed, round_number, stage, as_module(net))
@@ -86,7 +86,7 @@ def training_content(
 ) -> dict[str, Any]:
     """What decides the training of one stage: for its hash."""
     return {
-        "stage": stage_content(stage),
+        "stage": stage_content(stage, taught=bool(pairs)),
         "lists": samples_key(shop, stage, upstream),
         "distill": [[d.model_dump(), teachers[d.teacher].key] for d in pairs],
         "ordered": upstream_key(shop, upstream) if any(d.on_lists for d in pairs) else None,
@@ -223,8 +223,11 @@ def as_stage(
     return ScoringStage(stage.name, stage.level, stage.keep, features, model, dataset, stage.upstream_weight)
 
 
-def stage_content(stage: StageConfig) -> dict[str, Any]:
-    """What of a stage's configuration determines its weights; ``keep`` and the index come after them."""
+def stage_content(stage: StageConfig, *, taught: bool) -> dict[str, Any]:
+    """What of a stage's configuration determines its weights; ``keep`` and the index come after them.
+
+    ``label_weight`` counts where the stage is ``taught``, and nowhere else: runs that differ in it share round 0.
+    """
     return {
         "name": stage.name,
         "type": stage.type,
@@ -233,7 +236,7 @@ def stage_content(stage: StageConfig) -> dict[str, Any]:
         "features": stage.features,
         "model": stage.model.model_dump(),
         "train": stage.train.model_dump() if stage.train is not None else None,
-        "label_weight": stage.label_weight,
+        "label_weight": stage.label_weight if taught else None,
     }
 
 

@@ -42,6 +42,11 @@ def test_a_project_and_its_resolved_form_fit(checkers: dict[str, Any], project: 
     checkers["experiment"].validate(tomllib.loads(resolved_toml(project.load())))
 
 
+def test_a_stage_that_uses_a_file_need_not_repeat_its_label(checkers: dict[str, Any]) -> None:
+    stage = '[[stage]]\nname = "recall"\nuse = "recall/two-tower"\ntrain.epochs = 1\n'
+    checkers["experiment"].validate(tomllib.loads(f'name = "short"\ndataset = "movielens-1m"\n{stage}'))
+
+
 @pytest.mark.parametrize(
     ("kind", "toml"),
     [

@@ -106,7 +106,8 @@ def test_stages_are_shared_between_experiments(tiny: Tiny, tmp_path: Path) -> No
     log = ProgressLog(quiet=True)
     said: list[str] = []
     log.say = said.append  # type: ignore[method-assign]
-    config = load_experiment(tiny(name="second"), overrides=["distill.0.loss=mse", "distill.0.temperature=1.0"])
+    others = ["distill.0.loss=mse", "distill.0.temperature=1.0", "stage.prerank.label_weight=rest"]
+    config = load_experiment(tiny(name="second"), overrides=others)
     run(config, tmp_path / "second", device="cpu", progress=log)
     cached = [line for line in said if "from the cache" in line]
     assert [line.split()[4] for line in cached] == ["recall", "prerank", "rank"]  # the student alone is trained

@@ -1,0 +1,75 @@
+"""The experiments of benchmarks/distill: every method is a good experiment, and what its table says of figures."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cascade_kd.config import load_experiment
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``module("table")``: a script of the folder, imported as it is run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = ("methods", "table", "sweep")
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
+    seen = set()
+    for world in module("methods").WORLDS:
+        for method in world.methods:
+            assert (world.name, method.name) not in seen
+            seen.add((world.name, method.name))
+            file = tmp_path / "experiment.toml"
+            file.write_text(world.text() + method.toml(method.chosen), "utf-8")
+            assert "WEIGHT" not in file.read_text("utf-8")
+            config = load_experiment(file, overrides=method.settings)
+            assert {pair.student for pair in config.distill} == {world.student}
+
+
+def row(seeds: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
+    """A row of results of (student, distilled, teacher) AUC by seed."""
+
+    def values(auc: float) -> dict[str, float]:
+        return {"auc": auc, "gauc": auc, "logloss": 1 - auc, "ece": 0.0, "recall@10": auc / 10}
+
+    of_seeds = {
+        seed: {"student": values(a), "distilled": values(b), "teachers": {"rank": values(c)}, "taught": "rank"}
+        for seed, (a, b, c) in seeds.items()
+    }
+    return {"world": "movielens-1m", "method": "kl", "weight": 0.5, "seeds": of_seeds}
+
+
+def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) -> None:
+    table = module("table")
+    world = next(w for w in module("methods").WORLDS if w.name == "movielens-1m")
+    found = row({"0": (0.80, 0.81, 0.82), "1": (0.70, 0.73, 0.76)})
+    assert table.recovery(found, table.goals(world, [found])) == pytest.approx((0.77 - 0.75) / (0.79 - 0.75))
+    # Differences .01 and .03: mean .02, standard deviation .01 sqrt 2, over sqrt 2.
+    lines = table.table(world, [found])
+    assert "+0.0200 ± 0.0100" in lines[-1]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_readme_holds_the_tables_of_the_results(module: Any) -> None:
+    table = module("table")
+    results = table.read_results()
+    text = table.README.read_text("utf-8")
+    assert results
+    assert table.with_tables(text, results) == text
+    assert table.with_tables(text, {}) != text
