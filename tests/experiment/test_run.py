@@ -57,6 +57,7 @@ def test_the_run_directory_is_as_promised(tiny: Tiny, tmp_path: Path) -> None:
         "versions",
         "device",
         "threads",
+        "ranks",
         "wall_s",
         "peak_rss_bytes",
     }
