@@ -12,7 +12,7 @@ from cascade_kd.config.tables import DistillConfig
 from cascade_kd.distill import LayersConfig
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, student_of
-from cascade_kd.experiment.lists import list_terms, samples_key, upstream_key
+from cascade_kd.experiment.lists import list_terms, order_keys, samples_key
 from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
@@ -82,9 +82,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         teacher=stage_content(teaching, taught=False),
         lists=lists_key,
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
-        ordered=[
-            upstream_key(shop, _upstream(shop, s, before)) for s in students if any(d.on_lists for d in pairs[s.name])
-        ],
+        ordered=[order_keys(shop, pairs[s.name], before, _upstream(shop, s, before)) for s in students],
         transfer=transfer_content(shop, every),
         offline=[before[d.teacher].key for d in offline],
         **setting(shop, seed, round_number, stage),

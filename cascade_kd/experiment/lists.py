@@ -72,6 +72,31 @@ def list_kind(config: ExperimentConfig, dataset: Dataset, pair: Listed) -> str:
     return pair.kind(has_requests=dataset.events.request_N is not None, alone=alone)
 
 
+def order_key(shop: Workshop, pair: Listed, teachers: Round, upstream: Sequence[Trained]) -> str:
+    """The hash of all that made the lists of one table, so of what a stage has learnt that was taught by them."""
+    kind = list_kind(shop.config, shop.dataset, pair)
+    teacher = teachers[_teacher_of(pair)]
+    before = _stages_before(shop, pair, kind, teachers)
+    return content_key(
+        order=kind,
+        depth=pair.depth_of(kind),
+        data=shop.dataset.sha256,
+        teacher=None if kind == "log" else teacher.key,
+        before=[[trained.key, trained.stage.keep, _weight(trained.stage)] for trained in before],
+        weight=_weight(teacher.stage),
+        upstream=upstream_key(shop, upstream) if kind == "upstream" else None,
+        approximate=teachers[shop.config.stages[0].name].key if pair.approximate else None,
+    )
+
+
+def order_keys(
+    shop: Workshop, pairs: Sequence[DistillConfig], teachers: Round, upstream: Sequence[Trained]
+) -> list[str]:
+    """The same of those pairs of one student that learn on lists."""
+    taught = [pair for pair in pairs if isinstance(pair, ListsConfig) and pair.on_lists]
+    return [order_key(shop, pair, teachers, upstream) for pair in taught]
+
+
 def ordered_lists(
     shop: Workshop, pair: Listed, teachers: Round, upstream: Sequence[Trained], title: str
 ) -> TeacherLists:
@@ -80,25 +105,12 @@ def ordered_lists(
     The teacher orders as it does when it serves: one with an ``upstream_weight`` is given the scores of the stages
     between. Raises UserError where no list has two places, and for a catalogue too large for every user.
     """
-    kind, dataset = list_kind(shop.config, shop.dataset, pair), shop.dataset
-    depth = pair.depth_of(kind)
-    teacher = teachers[_teacher_of(pair)]
-    before = _stages_before(shop, pair, kind, teachers)
-    key = content_key(
-        order=kind,
-        depth=depth,
-        data=dataset.sha256,
-        teacher=None if kind == "log" else teacher.key,
-        before=[[trained.key, trained.stage.keep, _weight(trained.stage)] for trained in before],
-        weight=_weight(teacher.stage),
-        upstream=upstream_key(shop, upstream) if kind == "upstream" else None,
-        approximate=teachers[shop.config.stages[0].name].key if pair.approximate else None,
-    )
-    stages = [trained.stage for trained in before]
-    requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, depth)
+    kind = list_kind(shop.config, shop.dataset, pair)
+    stages = [trained.stage for trained in _stages_before(shop, pair, kind, teachers)]
+    requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, pair.depth_of(kind))
     with rank_0_first(), shop.progress.work(f"{title}  lists of {pair.teacher}") as advance:
         lists = teacher_lists(
-            shop.store.orders(key),
+            shop.store.orders(order_key(shop, pair, teachers, upstream)),
             requests,
             ordered,
             lists_per_block=max(1, CELLS_PER_BLOCK // max(1, width)),

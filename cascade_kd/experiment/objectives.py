@@ -12,7 +12,7 @@ from cascade_kd.distill.objectives import (
     ObjectiveConfig,
 )
 from cascade_kd.errors import UserError
-from cascade_kd.experiment.lists import CELLS_PER_BLOCK, list_kind, ordered_lists, samples_key, upstream_key
+from cascade_kd.experiment.lists import CELLS_PER_BLOCK, list_kind, order_key, ordered_lists, samples_key
 from cascade_kd.experiment.nets import net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
@@ -52,7 +52,7 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
         objective=objective.model_dump(),
         teacher=None if objective.teacher is None else before[objective.teacher].key,
         before=[before[s.name].key for s in config.stages],  # tutors, and who finds what a teacher orders
-        ordered=upstream_key(shop, upstream[first]) if upstream[first] else None,
+        ordered=None if objective.teacher is None else order_key(shop, objective, before, upstream[first]),
         stages=[
             training_content(shop, seed, round_number, s, upstream[s.name], before, pairs[s.name])
             | {"label_weight": s.label_weight}

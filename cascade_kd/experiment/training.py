@@ -14,7 +14,7 @@ from cascade_kd.config import StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
-from cascade_kd.experiment.lists import list_terms, lists_from, samples_key, upstream_key
+from cascade_kd.experiment.lists import list_terms, lists_from, order_keys, samples_key
 from cascade_kd.experiment.nets import Net, net_of, stage_features
 from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
 from cascade_kd.experiment.store import content_key, source_digest
@@ -89,7 +89,7 @@ def training_content(
         "stage": stage_content(stage, taught=bool(pairs)),
         "lists": samples_key(shop, stage, upstream),
         "distill": [[d.model_dump(), teachers[d.teacher].key] for d in pairs],
-        "ordered": upstream_key(shop, upstream) if any(d.on_lists for d in pairs) else None,
+        "ordered": order_keys(shop, pairs, teachers, upstream),
         "transfer": transfer_content(shop, pairs),
         **setting(shop, seed, round_number, stage),
     }

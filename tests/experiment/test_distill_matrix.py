@@ -221,6 +221,17 @@ def test_a_resume_ends_in_the_weights_of_the_whole_run(
         assert not different(ours, theirs)
 
 
+def test_a_student_of_another_order_is_not_taken_from_the_store(train: Train) -> None:
+    """The weight of the score received changes no teacher's training, but what it puts first."""
+    keys = table(LISTS["pointwise"], student="recall")
+    first = train(keys, "stage.rank.upstream_weight=0.0")
+    taught, ranker = first.weights(1, stage="recall"), first.weights(0, stage="rank")
+    shutil.rmtree(first.out)
+    other = train(keys, "stage.rank.upstream_weight=50.0", fresh=False)
+    assert not different(ranker, other.weights(0, stage="rank"))
+    assert different(taught, other.weights(1, stage="recall"))
+
+
 def test_a_joint_training_is_taken_from_the_store_whole(train: Train) -> None:
     distill = table(JOINT["linear"], more=SHARED)
     first = train(distill)
