@@ -12,6 +12,7 @@ from cascade_kd.experiment.lists import samples_key
 from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
+    about_training,
     as_module,
     as_stage,
     new_net,
@@ -21,7 +22,7 @@ from cascade_kd.experiment.training import (
     stage_content,
     stream_seed,
 )
-from cascade_kd.experiment.workshop import Round, Trained, Workshop
+from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.serve import prove_availability
 from cascade_kd.stages import RetrievalStage, ScoringStage
 from cascade_kd.streams import stream
@@ -29,7 +30,6 @@ from cascade_kd.train import load_best
 from cascade_kd.train.codistill import codistill_term, peers_as_teacher, share_of_rows, take_turns
 from cascade_kd.train.codistill_settings import CodistillConfig
 from cascade_kd.train.exchange import Exchange
-from cascade_kd.train.grow import embedding_tables
 from cascade_kd.train.loop import fit_in_turns
 
 EXCHANGE = "exchange"  # in the run directory, where all peers are trained in one process
@@ -56,7 +56,7 @@ def train_peers(shop: Workshop, seed: int, round_number: int, stage: StageConfig
     """
     config = shop.config.codistill
     assert config is not None
-    upstream = [before[s.name] for s in shop.config.stages[: shop.config.stages.index(stage)]]
+    upstream = stages_before(shop.config, stage, before)
     lists_key = samples_key(shop, stage, upstream)
     alone = config.peer is not None
     stages = {peer: replace(stage, name=peer_name(stage.name, peer)) for peer in range(config.peers)}
@@ -87,8 +87,7 @@ def train_peers(shop: Workshop, seed: int, round_number: int, stage: StageConfig
         if config.data == "disjoint":
             assert task.rows_M is not None, "config refuses shares of a stream"
             task = replace(task, rows_M=share_of_rows(task.rows_M, peer, config.peers, stream(streams, "shares")))
-        about = {"stage": of.name, "seed": seed, "round": round_number, "key": keys[peer]}
-        about["embedding_tables"] = embedding_tables(as_module(net))
+        about = about_training(of.name, seed, round_number, keys[peer], net)
         others = {other: new_net(shop, seed, round_number, stages[other]) for other in stages if other != peer}
         exchange = _exchange(shop, config, meeting, peer, others, folders[peer] / COPIES, about)
         teacher = peers_as_teacher({other: net.model for other, net in others.items()}, exchange, net.features)

@@ -16,6 +16,7 @@ from cascade_kd.experiment.lists import list_terms, order_keys, samples_key
 from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
+    about_training,
     as_module,
     as_stage,
     cached_logits,
@@ -26,7 +27,7 @@ from cascade_kd.experiment.training import (
     stage_content,
 )
 from cascade_kd.experiment.transfer import make_transfer, transfer_content
-from cascade_kd.experiment.workshop import Round, Trained, Workshop
+from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
 from cascade_kd.train import (
@@ -40,7 +41,6 @@ from cascade_kd.train import (
     save_checkpoint,
 )
 from cascade_kd.train.distributed import rank
-from cascade_kd.train.grow import embedding_tables
 from cascade_kd.train.state import BESIDE_FILE, BEST_FILE
 
 
@@ -71,7 +71,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     config, dataset = shop.config, shop.dataset
     students = group_of(shop, teacher_name)
     stage = students[0]
-    upstream = _upstream(shop, stage, before)
+    upstream = stages_before(shop.config, stage, before)
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in students}
     teaching = teacher_config(shop, teacher_name)
     lists_key = samples_key(shop, stage, upstream)
@@ -82,7 +82,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         teacher=stage_content(teaching, taught=False),
         lists=lists_key,
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
-        ordered=[order_keys(shop, pairs[s.name], before, _upstream(shop, s, before)) for s in students],
+        ordered=[order_keys(shop, pairs[s.name], before, stages_before(shop.config, s, before)) for s in students],
         transfer=transfer_content(shop, every),
         offline=[before[d.teacher].key for d in offline],
         **setting(shop, seed, round_number, stage),
@@ -102,8 +102,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         assert task.beside is not None
         task.beside.load_state_dict(dict(load_checkpoint(folder / BESIDE_FILE).model), strict=False)
     else:
-        about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
-        about["embedding_tables"] = embedding_tables(as_module(nets[stage.name]))
+        about = about_training(stage.name, seed, round_number, key, nets[stage.name])
         curve = fit(task, folder, shop.progress, about=about)
         shop.store.keep(key, folder)
     group: Round = {}
@@ -119,8 +118,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
         own_key = content_key(group=key, net=name)
         own = shop.folder(seed, round_number, name)
         if rank() == 0 and not (own / BEST_FILE).exists():  # the first student's was written as it learnt
-            about = {"stage": name, "seed": seed, "round": round_number, "key": own_key}
-            about["embedding_tables"] = embedding_tables(as_module(net))
+            about = about_training(name, seed, round_number, own_key, net)
             save_checkpoint(own / BEST_FILE, Checkpoint(as_module(net).state_dict(), about))
         group[name] = Trained(
             as_stage(config_of, net.model, net.features, dataset), own_key, curve if name in nets else ()
@@ -156,15 +154,9 @@ def _go_on_alone(
     if is_finished(folder):
         load_best(as_module(teacher), folder)
         return
-    about = {"stage": name, "seed": seed, "round": round_number, "key": key}
-    about["embedding_tables"] = embedding_tables(as_module(teacher))
+    about = about_training(name, seed, round_number, key, teacher)
     fit(replace(task, stage=name), folder, shop.progress, about=about)
     shop.store.keep(key, folder)
-
-
-def _upstream(shop: Workshop, stage: StageConfig, before: Round) -> list[Trained]:
-    """The stages before a student."""
-    return [before[s.name] for s in shop.config.stages[: shop.config.stages.index(stage)]]
 
 
 def _group_task(
@@ -198,7 +190,9 @@ def _group_task(
             shop.dataset,
             task.seed,
             munged=transfer.logits(pairs[s.name], before),
-            on_lists=list_terms(shop, task, nets[s.name], pairs[s.name], before, _upstream(shop, s, before), title),
+            on_lists=list_terms(
+                shop, task, nets[s.name], pairs[s.name], before, stages_before(shop.config, s, before), title
+            ),
         )
         for s in students
     }

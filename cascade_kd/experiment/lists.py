@@ -108,19 +108,32 @@ def ordered_lists(
     kind = list_kind(shop.config, shop.dataset, pair)
     stages = [trained.stage for trained in _stages_before(shop, pair, kind, teachers)]
     requests, ordered, width = _work(shop, pair, kind, stages, teachers, upstream, pair.depth_of(kind))
-    with rank_0_first(), shop.progress.work(f"{title}  lists of {pair.teacher}") as advance:
-        lists = teacher_lists(
-            shop.store.orders(order_key(shop, pair, teachers, upstream)),
-            requests,
-            ordered,
-            lists_per_block=max(1, CELLS_PER_BLOCK // max(1, width)),
-            advance=advance,
-        )
+    key = order_key(shop, pair, teachers, upstream)
+    lists = kept_lists(shop, key, requests, ordered, width, f"{title}  lists of {pair.teacher}")
     what = f"{len(lists):,} lists in the order of '{pair.teacher}' ({kind}), {lists.dropped:,} shorter than 2 left out"
     if not len(lists):
         raise UserError(f"{pair.shown}: {what}; want other `lists`, or a method that needs none")
     shop.progress.say(f"{title}  {what}")
     return lists
+
+
+def kept_lists(
+    shop: Workshop,
+    key: str,
+    requests: Requests,
+    ordered: Callable[[Tensor], dict[str, Tensor]],
+    width: int,
+    title: str,
+) -> TeacherLists:
+    """Lists from the store, made in blocks under a bar where they are not there; each is of up to ``width`` items."""
+    with rank_0_first(), shop.progress.work(title) as advance:
+        return teacher_lists(
+            shop.store.orders(key),
+            requests,
+            ordered,
+            lists_per_block=max(1, CELLS_PER_BLOCK // max(1, width)),
+            advance=advance,
+        )
 
 
 def list_terms(
@@ -182,7 +195,7 @@ def _work(
     if kind in ("requests", "log"):
         logged = logged_lists(dataset, by_position=kind == "log")
         if kind == "log":
-            return logged.requests, lambda number_B: _as_shown(logged, number_B, depth), logged.item_LK.shape[1]
+            return logged.requests, lambda number_B: as_shown(logged, number_B, depth), logged.item_LK.shape[1]
         return logged.requests, lambda number_B: order_logged(teacher, logged, number_B, depth), logged.item_LK.shape[1]
     requests = end_of_training_requests(dataset)
     scored = "logits" in teacher.signals
@@ -262,5 +275,6 @@ def _through(stages: Sequence[Stage], requests: Requests, candidates: Candidates
     return candidates
 
 
-def _as_shown(logged: LoggedLists, number_B: Tensor, depth: int | None) -> dict[str, Tensor]:
+def as_shown(logged: LoggedLists, number_B: Tensor, depth: int | None) -> dict[str, Tensor]:
+    """The columns of some logged lists, in the order in which they stand."""
     return {"item": logged.item_LK[number_B, :depth].int(), "event": logged.event_LK[number_B, :depth]}

@@ -12,10 +12,11 @@ from cascade_kd.distill.objectives import (
     ObjectiveConfig,
 )
 from cascade_kd.errors import UserError
-from cascade_kd.experiment.lists import CELLS_PER_BLOCK, list_kind, order_key, ordered_lists, samples_key
+from cascade_kd.experiment.lists import as_shown, kept_lists, list_kind, order_key, ordered_lists, samples_key
 from cascade_kd.experiment.nets import net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
+    about_training,
     as_module,
     as_stage,
     new_net,
@@ -24,14 +25,13 @@ from cascade_kd.experiment.training import (
     taught_task,
     training_content,
 )
-from cascade_kd.experiment.workshop import Round, Trained, Workshop
+from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.serve import prove_availability
 from cascade_kd.streams import stream
 from cascade_kd.train import Student, is_finished, load_best
 from cascade_kd.train.cascade_terms import make_objective
 from cascade_kd.train.distributed import num_ranks
-from cascade_kd.train.grow import embedding_tables
-from cascade_kd.train.teacher_lists import TeacherLists, logged_lists, teacher_lists
+from cascade_kd.train.teacher_lists import TeacherLists, logged_lists
 from cascade_kd.train.together import fit_together
 
 
@@ -45,7 +45,7 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
     if num_ranks() > 1:
         raise UserError(f"objective {objective.name}: its stages are trained in one process; run without torchrun")
     stages = [config.stage(name) for name in objective.stages]
-    upstream = {s.name: [before[b.name] for b in config.stages[: config.stages.index(s)]] for s in stages}
+    upstream = {s.name: stages_before(config, s, before) for s in stages}
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in stages}
     first = stages[0].name
     group = content_key(
@@ -89,16 +89,7 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
             ),
             list(folders.values()),
             shop.progress,
-            abouts=[
-                {
-                    "stage": s.name,
-                    "seed": seed,
-                    "round": round_number,
-                    "key": keys[s.name],
-                    "embedding_tables": embedding_tables(as_module(nets[s.name])),
-                }
-                for s in stages
-            ],
+            abouts=[about_training(s.name, seed, round_number, keys[s.name], nets[s.name]) for s in stages],
         )
         for s in stages:
             shop.store.keep(keys[s.name], folders[s.name])
@@ -138,17 +129,14 @@ def _logged(shop: Workshop, objective: ObjectiveConfig, title: str) -> TeacherLi
     logged = logged_lists(shop.dataset, by_position=by_position)
     depth = objective.depth_of(list_kind(shop.config, shop.dataset, objective))
     key = content_key(logged="by position" if by_position else "in no order", depth=depth, data=shop.dataset.sha256)
-    with shop.progress.work(f"{title}  lists of the log") as advance:
-        lists = teacher_lists(
-            shop.store.orders(key),
-            logged.requests,
-            lambda number_B: {
-                "item": logged.item_LK[number_B, :depth].int(),
-                "event": logged.event_LK[number_B, :depth],
-            },
-            lists_per_block=max(1, CELLS_PER_BLOCK // logged.item_LK.shape[1]),
-            advance=advance,
-        )
+    lists = kept_lists(
+        shop,
+        key,
+        logged.requests,
+        lambda number_B: as_shown(logged, number_B, depth),
+        logged.item_LK.shape[1],
+        f"{title}  lists of the log",
+    )
     if not len(lists):
         raise UserError(f"{objective.shown}: no request has two training rows to tell apart; want other `lists`")
     shop.progress.say(f"{title}  {len(lists):,} lists of the log, {lists.dropped:,} shorter than 2 left out")

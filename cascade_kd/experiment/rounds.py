@@ -8,7 +8,7 @@ from cascade_kd.experiment.joint import train_group
 from cascade_kd.experiment.objectives import train_objective
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import train_stage
-from cascade_kd.experiment.workshop import Round, Trained, Workshop
+from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.stages import ColumnStage, EnsembleStage, LogitStage
 
 
@@ -57,7 +57,7 @@ def train_rounds(shop: Workshop, seed: int) -> list[Round]:
                 after |= group
                 done |= set(group)
             else:
-                upstream = [before[s.name] for s in config.stages[: config.stages.index(stage)]]
+                upstream = stages_before(config, stage, before)
                 after[stage.name] = train_stage(shop, seed, number, stage, upstream, before)
         rounds.append(after)
     return rounds

@@ -68,8 +68,7 @@ def train_stage(
     if pairs:
         title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
         task = taught_task(shop, stage, net, task, pairs, teachers, lists_key, upstream, title)
-    about = {"stage": stage.name, "seed": seed, "round": round_number, "key": key}
-    about["embedding_tables"] = embedding_tables(as_module(net))
+    about = about_training(stage.name, seed, round_number, key, net)
     curve = fit(task, folder, shop.progress, about=about)
     shop.store.keep(key, folder)
     return Trained(built, key, curve)
@@ -113,6 +112,12 @@ def as_module(net: Net) -> nn.Module:
     """The model as torch knows it."""
     assert isinstance(net.model, nn.Module)
     return net.model
+
+
+def about_training(name: str, seed: int, round_number: int, key: str, net: Net) -> dict[str, Any]:
+    """What the checkpoints of a training say of it."""
+    tables = embedding_tables(as_module(net))
+    return {"stage": name, "seed": seed, "round": round_number, "key": key, "embedding_tables": tables}
 
 
 def setting(shop: Workshop, seed: int, round_number: int, stage: StageConfig) -> dict[str, Any]:

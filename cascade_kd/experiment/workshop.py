@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cascade_kd.config import ExperimentConfig
+from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.rundir import CHECKPOINTS
 from cascade_kd.experiment.store import Store
@@ -47,6 +47,11 @@ class Workshop:
 
 
 Round = dict[str, Trained]
+
+
+def stages_before(config: ExperimentConfig, stage: StageConfig, before: Round) -> list[Trained]:
+    """The stages of a round that feed one."""
+    return [before[s.name] for s in config.stages[: config.stages.index(stage)]]
 
 
 def logit_stage(trained: Trained) -> LogitStage:

@@ -79,6 +79,11 @@ class ListMoment:
         """The student's scores of all places [B, K]."""
         return self.score(self.lists.item_BK, self.lists.event_BK)
 
+    def first(self, k: int) -> tuple[Tensor, Tensor]:
+        """The first k places [B, min(k, K)] and which of them hold an item."""
+        where_BM = self.lists.where_BK[:, :k]
+        return torch.arange(where_BM.shape[1], device=where_BM.device).expand(where_BM.shape), where_BM
+
     def at(self, place_BM: Tensor, where_BM: Tensor) -> Tensor:
         """The student's scores of some places [B, M]."""
         event_BK = self.lists.event_BK
@@ -232,8 +237,7 @@ def _pairwise(
 
 
 def _ranking(pair: RDConfig, at: ListMoment) -> Tensor:
-    where_BK = at.lists.where_BK[:, : pair.k]
-    place_BK = torch.arange(where_BK.shape[1], device=where_BK.device).expand(where_BK.shape)
+    place_BK, where_BK = at.first(pair.k)
     score_BK = at.at(place_BK, where_BK)
     weight_BK = decay_weight(where_BK, pair.scale, pair.k)
     if at.epoch >= pair.hybrid_from:
@@ -260,8 +264,7 @@ def _collaborative(pair: CDConfig, at: ListMoment) -> Tensor:
 def _relaxed(pair: RRDConfig, at: ListMoment) -> Tensor:
     where_BK = at.lists.where_BK
     if pair.interesting == "first":
-        where_BM = where_BK[:, : pair.k]
-        place_BM = torch.arange(where_BM.shape[1], device=where_BM.device).expand(where_BM.shape)
+        place_BM, where_BM = at.first(pair.k)
     else:
         weight_BK = decay_weight(where_BK, pair.scale)
         place_BM, where_BM = draw_places(weight_BK, pair.k, where_BK=where_BK, generator=at.generator)

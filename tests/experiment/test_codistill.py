@@ -20,7 +20,7 @@ from cascade_kd.experiment import codistill, training
 from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.run import run
 from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.training import Round, Workshop
+from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.interrupt import Interrupted
 from cascade_kd.models.modes import evaluating
 from cascade_kd.train import ProgressLog, load_checkpoint, samples
