@@ -102,6 +102,13 @@ class Dataset:
         """1..I, int64."""
         return torch.arange(1, self.num_items + 1, device=self.events.item_N.device)
 
+    def training_counts(self) -> Tensor:
+        """[I + 1] the training events of every item, whatever their labels."""
+        return self._once(
+            "training counts",
+            lambda: torch.bincount(self.events.item_N[self.rows("train")], minlength=self.num_items + 1),
+        )
+
     def code_of(self, vocabulary: str, value: object) -> int:
         """The code of a raw value (compared as text), 0 if unknown. Raises ``UserError`` for an unknown vocabulary."""
         if vocabulary not in self.vocabularies:

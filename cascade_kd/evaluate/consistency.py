@@ -39,8 +39,7 @@ def _aligned(one: Candidates, other: Candidates) -> tuple[Tensor, Tensor, Tensor
 
 def popularity_of(dataset: Dataset) -> Tensor:
     """[I + 1] the group of every item: 0 the most popular, all of equal mass of training events."""
-    item_M = dataset.events.item_N[dataset.rows("train")]
-    group_I = popularity_groups(torch.bincount(item_M, minlength=dataset.num_items + 1)[1:], POPULARITY_GROUPS)
+    group_I = popularity_groups(dataset.training_counts()[1:], POPULARITY_GROUPS)
     return torch.cat([group_I.new_zeros(1), group_I])
 
 

@@ -54,7 +54,6 @@ from cascade_kd.models import Model
 from cascade_kd.streams import generator_at, hashed, seed_at, stream
 from cascade_kd.train.distributed import num_ranks
 from cascade_kd.train.negatives import Distribution, Negatives, make_distribution
-from cascade_kd.train.samples import training_counts
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.train.teacher_lists import ListBatch, ListOrder, TeacherLists
 from cascade_kd.train.terms import Moment, Term
@@ -114,7 +113,7 @@ def list_term(
     Which lists a step takes and all that it draws are functions of ``seed`` and the step.
     """
     source = SampleSource(source=pair.negatives_from if isinstance(pair, TopKConfig) else "uniform", per_positive=1)
-    from_where = make_distribution(source, num_items=dataset.num_items, counts_I1=lambda: training_counts(dataset))
+    from_where = make_distribution(source, num_items=dataset.num_items, counts_I1=dataset.training_counts)
     order = ListOrder(len(lists), pair.lists_per_step, stream(seed, "lists"))
     loss = list_loss(pair, kind, dataset)
 
@@ -180,7 +179,7 @@ def list_loss(pair: ListsConfig, kind: str, dataset: Dataset) -> Callable[[ListM
     if isinstance(pair, DCDConfig):
         return partial(_dual, pair)
     if isinstance(pair, UnKDConfig):
-        return partial(_unbiased, pair, popularity_groups(training_counts(dataset)[1:], pair.groups))
+        return partial(_unbiased, pair, popularity_groups(dataset.training_counts()[1:], pair.groups))
     assert isinstance(pair, LogitDistillConfig)
     return partial(_logits, pair)
 

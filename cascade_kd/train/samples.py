@@ -216,7 +216,7 @@ def kept_negatives(dataset: Dataset, sources: Sequence[SampleSource], lists: Can
         stream(seed, "negatives"),
         num_items=dataset.num_items,
         is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
-        counts_I1=lambda: training_counts(dataset),
+        counts_I1=dataset.training_counts,
         lists=lists,
     )
 
@@ -228,7 +228,7 @@ def _unseen_pairs(dataset: Dataset, num: int, seed: int) -> Negatives:
         stream(seed, "transfer pairs"),
         num_items=dataset.num_items,
         is_seen=lambda user_P, item_PK: dataset.is_seen(user_P, item_PK, part="train"),
-        counts_I1=lambda: training_counts(dataset),
+        counts_I1=dataset.training_counts,
     )
 
 
@@ -236,16 +236,10 @@ def shared_negatives(dataset: Dataset, sources: Sequence[SampleSource], seed: in
     """What the sources draw once a batch."""
     made = [
         (
-            make_distribution(source, num_items=dataset.num_items, counts_I1=lambda: training_counts(dataset)),
+            make_distribution(source, num_items=dataset.num_items, counts_I1=dataset.training_counts),
             source.per_batch,
         )
         for source in sources
         if source.per_batch
     ]
     return SharedNegatives(tuple(made), stream(seed, "shared negatives"), dataset.events.user_N.device)
-
-
-def training_counts(dataset: Dataset) -> Tensor:
-    """[I + 1] the training events of every item, whatever their labels."""
-    item_M = dataset.events.item_N[dataset.rows("train")]
-    return torch.bincount(item_M, minlength=dataset.num_items + 1)

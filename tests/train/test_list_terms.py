@@ -18,7 +18,6 @@ from cascade_kd.models.settings import TwoTowerConfig
 from cascade_kd.streams import scoped_seed
 from cascade_kd.train.list_terms import list_term
 from cascade_kd.train.lists import end_of_training_requests
-from cascade_kd.train.samples import training_counts
 from cascade_kd.train.teacher_lists import TeacherLists
 from cascade_kd.train.terms import Moment, Term
 from cascade_kd.types import Output
@@ -197,7 +196,7 @@ def test_negatives_are_neither_on_the_list_nor_in_training_nor_twice(
         pair = inputs.row_R * (dataset.num_items + 1) + item
         assert len(pair.unique()) == len(pair)
         drawn += torch.bincount(item, minlength=dataset.num_items + 1)
-    never = training_counts(dataset) == 0
+    never = dataset.training_counts() == 0
     assert (drawn[1:][~never[1:]] > 0).all()
 
 

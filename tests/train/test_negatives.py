@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cascade_kd.data import Dataset
 from cascade_kd.train.negatives import Negatives, by_popularity, make_negatives
-from cascade_kd.train.samples import Sampler, training_counts
+from cascade_kd.train.samples import Sampler
 from cascade_kd.train.settings import SampleSource
 from cascade_kd.types import Candidates
 
@@ -171,7 +171,7 @@ def test_a_batch_carries_log_q_of_its_rows(dataset: Dataset) -> None:
     batch = s.batch(2)
     train = dataset.rows("train")
     count = Counter(dataset.events.item_N[train].tolist())
-    assert training_counts(dataset).tolist() == [count[item] for item in range(dataset.num_items + 1)]
+    assert dataset.training_counts().tolist() == [count[item] for item in range(dataset.num_items + 1)]
     for slot, item, log_q in zip(batch.slot_R.tolist(), batch.item_R.tolist(), batch.log_q_R.tolist(), strict=True):
         if slot == 0:
             want = 0.0
