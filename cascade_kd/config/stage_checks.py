@@ -104,8 +104,9 @@ def check_training(draft: StageDraft, definition: DatasetDefinition | None) -> I
     if train.loss != "bce" and train.monitor == "logloss":
         message = f"loss '{train.loss}' gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
         yield draft.problem(("train", "monitor"), message)
-    if train.monitor.startswith("recall@") and not tower and train.loss not in BY_VECTORS:
-        message = "recall@K is taken over the whole catalogue by user and item vectors"
+    first = draft.place == 0 and not isinstance(draft.keys, TeacherEntry)
+    if train.monitor.startswith("recall@") and first and not tower and train.loss not in BY_VECTORS:
+        message = "a first stage takes recall@K over the whole catalogue by user and item vectors"
         yield draft.problem(
             ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"
         )

@@ -38,6 +38,10 @@ def check_teachers(
         if keys.train is not None and len(stages) == 1 and any(s.source == "upstream" for s in keys.train.samples):
             message = "'upstream' samples of a teacher are drawn from what the last stage receives, and it is the first"
             yield draft.problem(("train", "samples"), f"{message}; want 'uniform' or another source")
+        tower = draft.kind is None or draft.kind.is_tower
+        if keys.train is not None and len(stages) == 1 and not tower and keys.train.monitor.startswith("recall@"):
+            message = f"type '{keys.type}' takes recall@K over what the last stage receives, and it is the first"
+            yield draft.problem(("train", "monitor"), f"{message}; want 'auc' or 'logloss'")
         yield from check_training(draft, definition)
         if definition is not None:
             yield from check_features(draft, definition)

@@ -12,7 +12,7 @@ from cascade_kd.lazy import lazy
 if TYPE_CHECKING:
     from cascade_kd.evaluate.agreement import agreement_bins, distill_metrics
     from cascade_kd.evaluate.audit import Audit, FeatureAudit, audit_dataset
-    from cascade_kd.evaluate.evaluation import Evaluation, evaluate
+    from cascade_kd.evaluate.evaluation import Evaluation, evaluate, list_metrics
     from cascade_kd.evaluate.reference import reference_metrics
     from cascade_kd.evaluate.settings import EvaluateConfig
 else:
@@ -27,6 +27,7 @@ else:
             "audit_dataset": "audit",
             "distill_metrics": "agreement",
             "evaluate": "evaluation",
+            "list_metrics": "evaluation",
             "reference_metrics": "reference",
         },
     )
@@ -40,5 +41,6 @@ __all__ = [
     "audit_dataset",
     "distill_metrics",
     "evaluate",
+    "list_metrics",
     "reference_metrics",
 ]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cascade_kd.config import ExperimentConfig, StageConfig
-from cascade_kd.experiment.lists import samples_key
 from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
@@ -22,6 +21,7 @@ from cascade_kd.experiment.training import (
     stage_content,
     stream_seed,
 )
+from cascade_kd.experiment.upstream import read_lists_key
 from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.serve import prove_availability
 from cascade_kd.stages import RetrievalStage, ScoringStage
@@ -57,7 +57,7 @@ def train_peers(shop: Workshop, seed: int, round_number: int, stage: StageConfig
     config = shop.config.codistill
     assert config is not None
     upstream = stages_before(shop.config, stage, before)
-    lists_key = samples_key(shop, stage, upstream)
+    lists_key = read_lists_key(shop, stage, upstream)
     alone = config.peer is not None
     stages = {peer: replace(stage, name=peer_name(stage.name, peer)) for peer in range(config.peers)}
     served = {config.peer: stage} if config.peer is not None else stages
@@ -83,7 +83,7 @@ def train_peers(shop: Workshop, seed: int, round_number: int, stage: StageConfig
         net = new_net(shop, seed, round_number, stages[peer])
         built[peer] = as_stage(of, net.model, net.features, shop.dataset)
         prove_availability(built[peer])
-        task = plain_task(shop, seed, round_number, stages[peer], net, upstream, lists_key)
+        task = plain_task(shop, seed, round_number, stages[peer], net, upstream)
         if config.data == "disjoint":
             assert task.rows_M is not None, "config refuses shares of a stream"
             task = replace(task, rows_M=share_of_rows(task.rows_M, peer, config.peers, stream(streams, "shares")))

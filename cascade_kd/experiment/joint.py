@@ -12,7 +12,7 @@ from cascade_kd.config.tables import DistillConfig
 from cascade_kd.distill import LayersConfig
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, student_of
-from cascade_kd.experiment.lists import list_terms, order_keys, samples_key
+from cascade_kd.experiment.lists import list_terms, order_keys
 from cascade_kd.experiment.nets import Net, net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
@@ -27,6 +27,7 @@ from cascade_kd.experiment.training import (
     stage_content,
 )
 from cascade_kd.experiment.transfer import make_transfer, transfer_content
+from cascade_kd.experiment.upstream import read_lists_key, received_from
 from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.models.sharing import settle, share
 from cascade_kd.serve import prove_availability
@@ -74,13 +75,14 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     upstream = stages_before(shop.config, stage, before)
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in students}
     teaching = teacher_config(shop, teacher_name)
-    lists_key = samples_key(shop, stage, upstream)
+    lists_key = read_lists_key(shop, stage, upstream)
+    monitored = [replace(s, train=stage.train) for s in students]  # all stop by what the first one names
     every = [d for of in pairs.values() for d in of]
     offline = [d for d in every if d.mode == "offline"]
     key = content_key(
         group=[stage_content(s, taught=True) for s in students],
         teacher=stage_content(teaching, taught=False),
-        lists=lists_key,
+        lists=[read_lists_key(shop, s, stages_before(shop.config, s, before)) for s in monitored],
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
         ordered=[order_keys(shop, pairs[s.name], before, stages_before(shop.config, s, before)) for s in students],
         transfer=transfer_content(shop, every),
@@ -92,7 +94,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     for of in students:
         prove_availability(as_stage(of, nets[of.name].model, nets[of.name].features, dataset))
     share_all(nets, teacher, every)
-    task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream, lists_key)
+    task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream)
     title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
     task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, lists_key, title)
     folder = shop.folder(seed, round_number, stage.name)
@@ -144,10 +146,10 @@ def _go_on_alone(
     stages = shop.config.stages
     served = stages.index(teaching) if teaching in stages else len(stages) - 1
     upstream = [before[s.name] for s in stages[:served]]
-    lists_key = samples_key(shop, teaching, upstream)
+    lists_key = read_lists_key(shop, teaching, upstream)
     name = joint_name(teaching.name)
     longer = replace(teaching, train=teaching.train.model_copy(update={"epochs": epochs}))
-    task = plain_task(shop, seed, round_number, longer, teacher, upstream, lists_key)
+    task = plain_task(shop, seed, round_number, longer, teacher, upstream)
     key = content_key(group=group_key, lists=lists_key, alone=epochs)
     folder = shop.folder(seed, round_number, name)
     restore(shop, key, folder, name, seed, round_number)
@@ -196,6 +198,9 @@ def _group_task(
         )
         for s in students
     }
+    received_by_others = [
+        received_from(shop, replace(s, train=first.train), stages_before(shop.config, s, before)) for s in students[1:]
+    ]
     beside = nn.ModuleDict({"teacher": as_module(teaching[1])})
     for s in students:
         if len(lessons[s.name].adapters):
@@ -207,7 +212,10 @@ def _group_task(
         terms=lessons[first.name].terms,
         balance=lessons[first.name].balance,
         label_weight=first.label_weight,
-        others=tuple(student_of(s, nets[s.name], lessons[s.name]) for s in students[1:]),
+        others=tuple(
+            student_of(s, nets[s.name], lessons[s.name], received)
+            for s, received in zip(students[1:], received_by_others, strict=True)
+        ),
         teachers=tuple(
             LiveTeacher(
                 name,

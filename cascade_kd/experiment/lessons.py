@@ -26,6 +26,7 @@ from cascade_kd.distill import (
 from cascade_kd.experiment.nets import Net, layer_shapes, width_of
 from cascade_kd.streams import generator_at, stream
 from cascade_kd.train import LiveTeacher, Student, Task, Term
+from cascade_kd.train.monitor import Received
 from cascade_kd.train.terms import (
     AuxiliaryHead,
     Balance,
@@ -130,6 +131,6 @@ def _projector(pair: HiddenDistillConfig, teacher: int, student: int, generator:
     return None
 
 
-def student_of(stage: StageConfig, net: Net, lessons: Lessons) -> Student:
+def student_of(stage: StageConfig, net: Net, lessons: Lessons, received: Received | None) -> Student:
     """One of the students of a joint group."""
-    return Student(stage.name, net.model, net.features, stage.label_weight, lessons.terms, lessons.balance)
+    return Student(stage.name, net.model, net.features, stage.label_weight, lessons.terms, lessons.balance, received)

@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cascade_kd.cascade import Cascade
-from cascade_kd.config import ExperimentConfig, StageConfig
+from cascade_kd.config import ExperimentConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.distill import ListsConfig
@@ -17,10 +16,11 @@ from cascade_kd.distill.objectives import ObjectiveConfig
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.nets import Net
 from cascade_kd.experiment.store import content_key
+from cascade_kd.experiment.upstream import lists_from, upstream_key
 from cascade_kd.experiment.workshop import Round, Trained, Workshop
 from cascade_kd.stages import RetrievalStage, ScoringStage, Stage
 from cascade_kd.streams import stream
-from cascade_kd.train import Task, Term, upstream_lists
+from cascade_kd.train import Task, Term
 from cascade_kd.train.distributed import rank_0_first
 from cascade_kd.train.list_terms import list_term
 from cascade_kd.train.lists import end_of_training_requests
@@ -39,30 +39,6 @@ Listed = ListsConfig | ObjectiveConfig  # a table that learns on lists
 LARGE_CATALOGUE = 200_000  # items that no teacher orders for every user unless told to approximate
 WIDER = 10  # times `depth`: what an approximate teacher orders
 CELLS_PER_BLOCK = 1 << 21  # (list, item) pairs of a block of work
-
-
-def upstream_key(shop: Workshop, upstream: Sequence[Trained]) -> str:
-    """The hash of what the stages before hand on."""
-    weights = [s.upstream_weight for s in shop.config.stages[: len(upstream)]]
-    stages = [trained.stage for trained in upstream]
-    indices = [stage.index.model_dump() for stage in stages if isinstance(stage, RetrievalStage)]
-    lists = [[trained.key, trained.stage.keep] for trained in upstream]
-    return content_key(lists=lists, upstream_weights=weights, indices=indices)
-
-
-def samples_key(shop: Workshop, stage: StageConfig, upstream: Sequence[Trained]) -> str:
-    """The hash of the lists that the stage draws samples from; empty where it draws none."""
-    if stage.train is None or not any(source.source == "upstream" for source in stage.train.samples):
-        return ""
-    return upstream_key(shop, upstream)
-
-
-def lists_from(shop: Workshop, upstream: Sequence[Trained]) -> Candidates:
-    """[U + 1, K] what the stages before hand on for every training user, by user code."""
-    cascade = Cascade(tuple(trained.stage for trained in upstream))
-    lists = shop.store.lists(upstream_key(shop, upstream), lambda: upstream_lists(cascade, shop.dataset))
-    device = shop.device
-    return Candidates(lists.item_BK.to(device), lists.score_BK.to(device), lists.valid_BK.to(device))
 
 
 def list_kind(config: ExperimentConfig, dataset: Dataset, pair: Listed) -> str:
@@ -164,11 +140,17 @@ def list_terms(
 
 def _stages_before(shop: Workshop, pair: Listed, kind: str, teachers: Round) -> list[Trained]:
     """The served stages whose scores reach a teacher that counts them in, up to it: none for other teachers."""
-    names = [stage.name for stage in shop.config.stages]
-    teacher = _teacher_of(pair)
-    if not _weight(teachers[teacher].stage) or kind not in ("upstream", "catalogue"):
+    if kind not in ("upstream", "catalogue"):
         return []
-    first = names.index(pair.student) if kind == "upstream" else 0
+    names = [stage.name for stage in shop.config.stages]
+    return counted_in(shop.config, teachers, _teacher_of(pair), names.index(pair.student) if kind == "upstream" else 0)
+
+
+def counted_in(config: ExperimentConfig, teachers: Round, teacher: str, first: int) -> list[Trained]:
+    """The served stages from number ``first`` to a teacher that counts in their scores; none for other teachers."""
+    if not _weight(teachers[teacher].stage):
+        return []
+    names = [stage.name for stage in config.stages]
     return [teachers[name] for name in names[first : names.index(teacher)]]
 
 
@@ -205,7 +187,7 @@ def _work(
 
         def of_upstream(number_B: Tensor) -> dict[str, Tensor]:
             asked = requests[number_B]
-            return columns_of(_through(later, asked, received_UK[asked.user_B]), depth, scored=scored)
+            return columns_of(through(later, asked, received_UK[asked.user_B]), depth, scored=scored)
 
         return requests, of_upstream, received_UK.width
     assert depth is not None, "settings cut the catalogue"
@@ -217,7 +199,7 @@ def _work(
 
     def of_catalogue(number_B: Tensor) -> dict[str, Tensor]:
         asked = requests[number_B]
-        return columns_of(_through(later, asked, catalogue(asked)), depth, scored=scored)
+        return columns_of(through(later, asked, catalogue(asked)), depth, scored=scored)
 
     return requests, of_catalogue, width
 
@@ -268,7 +250,7 @@ def check_lists(config: ExperimentConfig, dataset: Dataset) -> None:
             )
 
 
-def _through(stages: Sequence[Stage], requests: Requests, candidates: Candidates) -> Candidates:
+def through(stages: Sequence[Stage], requests: Requests, candidates: Candidates) -> Candidates:
     """What the last stage says when every stage before it keeps everything."""
     for stage in stages:
         candidates = stage.order(requests, candidates)

@@ -12,7 +12,7 @@ from cascade_kd.distill.objectives import (
     ObjectiveConfig,
 )
 from cascade_kd.errors import UserError
-from cascade_kd.experiment.lists import as_shown, kept_lists, list_kind, order_key, ordered_lists, samples_key
+from cascade_kd.experiment.lists import as_shown, kept_lists, list_kind, order_key, ordered_lists
 from cascade_kd.experiment.nets import net_of
 from cascade_kd.experiment.store import content_key
 from cascade_kd.experiment.training import (
@@ -25,6 +25,7 @@ from cascade_kd.experiment.training import (
     taught_task,
     training_content,
 )
+from cascade_kd.experiment.upstream import read_lists_key
 from cascade_kd.experiment.workshop import Round, Trained, Workshop, stages_before
 from cascade_kd.serve import prove_availability
 from cascade_kd.streams import stream
@@ -69,8 +70,8 @@ def train_objective(shop: Workshop, seed: int, round_number: int, objective: Any
     if not all(is_finished(folder) for folder in folders.values()):
         tasks = []
         for s in stages:
-            lists_key = samples_key(shop, s, upstream[s.name])
-            task = plain_task(shop, seed, round_number, s, nets[s.name], upstream[s.name], lists_key)
+            lists_key = read_lists_key(shop, s, upstream[s.name])
+            task = plain_task(shop, seed, round_number, s, nets[s.name], upstream[s.name])
             title = shop.progress.title(s.name, {"seed": seed, "round": round_number})
             tasks.append(
                 taught_task(shop, s, nets[s.name], task, pairs[s.name], before, lists_key, upstream[s.name], title)

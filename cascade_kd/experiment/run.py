@@ -45,6 +45,7 @@ from cascade_kd.experiment.rundir import (
 )
 from cascade_kd.experiment.store import Store
 from cascade_kd.experiment.workshop import Round, Workshop
+from cascade_kd.experiment.worth import notes_on_teachers, order_of_kept
 from cascade_kd.memory import kept_memory
 from cascade_kd.report import Report, atomic_write_text, render_html
 from cascade_kd.stages import ColumnStage, LogitStage
@@ -189,6 +190,8 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
             distilled=final.stages[pair.student],
             taught=base.stages[pair.teacher] if taught is None else taught.tree,
         )
+        worth = order_of_kept(config, rounds[-2], pair, base)
+        distill[pair.name] |= {"order_of_kept": worth} if worth else {}
     tree: Tree = {
         "stages": final.stages,
         "cascade": final.cascade,
@@ -298,6 +301,7 @@ def _notes(config: ExperimentConfig, seeds: Mapping[str, Tree]) -> list[str]:
     keep = config.stages[-1].keep
     name = f"recall@{keep}"
     for seed, tree in seeds.items():
+        notes += notes_on_teachers(config, seed, tree)
         values = [(stage.name, tree["stages"][stage.name].get(name, {}).get("mean")) for stage in config.stages]
         for (before, a), (after, b) in pairwise(values):
             if a is not None and b is not None and b < a:

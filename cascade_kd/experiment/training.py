@@ -14,11 +14,12 @@ from cascade_kd.config import StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.data import Dataset
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, with_lessons
-from cascade_kd.experiment.lists import list_terms, lists_from, order_keys, samples_key
+from cascade_kd.experiment.lists import list_terms, order_keys
 from cascade_kd.experiment.nets import Net, net_of, stage_features
 from cascade_kd.experiment.rundir import CHECKPOINTS, ORIGIN
 from cascade_kd.experiment.store import content_key, source_digest
 from cascade_kd.experiment.transfer import make_transfer, transfer_content
+from cascade_kd.experiment.upstream import draws_from_lists, lists_from, read_lists_key, received_from
 from cascade_kd.experiment.workshop import Round, Trained, Workshop, logit_stage
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.retrieval import IndexConfig
@@ -55,7 +56,7 @@ def train_stage(
     grown = _grown(shop, seed, round_number, stage, as_module(net))
     if grown is not None:
         as_module(net).load_state_dict(grown.model)
-    lists_key = samples_key(shop, stage, upstream)
+    lists_key = read_lists_key(shop, stage, upstream)
     content = training_content(shop, seed, round_number, stage, upstream, teachers, pairs)
     key = content_key(init_from=grown.origin if grown is not None else None, **content)
     built = as_stage(stage, net.model, net.features, shop.dataset)
@@ -64,7 +65,7 @@ def train_stage(
     restore(shop, key, folder, stage.name, seed, round_number)
     if is_finished(folder):
         return Trained(built, key, load_best(as_module(net), folder))
-    task = plain_task(shop, seed, round_number, stage, net, upstream, lists_key, grown)
+    task = plain_task(shop, seed, round_number, stage, net, upstream, grown)
     if pairs:
         title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
         task = taught_task(shop, stage, net, task, pairs, teachers, lists_key, upstream, title)
@@ -86,7 +87,7 @@ def training_content(
     """What decides the training of one stage: for its hash."""
     return {
         "stage": stage_content(stage, taught=bool(pairs)),
-        "lists": samples_key(shop, stage, upstream),
+        "lists": read_lists_key(shop, stage, upstream),
         "distill": [[d.model_dump(), teachers[d.teacher].key] for d in pairs],
         "ordered": order_keys(shop, pairs, teachers, upstream),
         "transfer": transfer_content(shop, pairs),
@@ -145,8 +146,7 @@ def plain_task(
     round_number: int,
     stage: StageConfig,
     net: Net,
-    upstream: list[Trained],
-    lists_key: str,
+    upstream: Sequence[Trained],
     grown: Grown | None = None,
 ) -> Task:
     """The training of a stage on its label alone."""
@@ -162,7 +162,8 @@ def plain_task(
         stage.train,
         rows_M,
         stream_seed(seed, round_number, stage),
-        lists=lists_from(shop, upstream) if lists_key else None,
+        lists=lists_from(shop, upstream) if draws_from_lists(stage) else None,
+        received=received_from(shop, stage, upstream),
         index=stage.index or IndexConfig(),
         optimizer=grown.optimizer if grown is not None else {},
     )

@@ -91,7 +91,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
         exchange.clear()
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
-    monitor, more_is_better = _monitor(task)
+    monitor, more_is_better = task_monitor(task)
     loss_parts = make_loss(task, sampler)
     total_steps = train.epochs * batches.steps_per_epoch
     last_step = min(total_steps, train.max_steps or total_steps)
@@ -164,10 +164,18 @@ def _optimizers(task: Task, model: nn.Module) -> list[torch.optim.Optimizer]:
     return made
 
 
-def _monitor(task: Task) -> tuple[Callable[[], float], bool]:
+def task_monitor(task: Task) -> tuple[Callable[[], float], bool]:
     """The mean over the students of what ``[train] monitor`` names."""
     made = [
-        make_monitor(task.train.monitor, s.model, task.dataset, s.features, task.train.label, index=task.index)
+        make_monitor(
+            task.train.monitor,
+            s.model,
+            task.dataset,
+            s.features,
+            task.train.label,
+            index=task.index,
+            received=s.received,
+        )
         for s in task.students
     ]
     return lambda: sum(measure() for measure, _ in made) / len(made), made[0][1]

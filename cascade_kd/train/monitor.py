@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -12,26 +13,42 @@ from cascade_kd.metrics import auc, hits, logloss, recall_at
 from cascade_kd.models import Model, TowerModel
 from cascade_kd.models.shards import shards_of
 from cascade_kd.retrieval import IndexConfig
-from cascade_kd.stages import RetrievalStage, ScoringStage, event_logits
+from cascade_kd.stages import RetrievalStage, ScoringStage, Stage, event_logits
 from cascade_kd.train.distributed import gathered, share_of
-from cascade_kd.types import Feature
+from cascade_kd.types import Candidates, Feature
 
 Monitor = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class Received:
+    """What the stages before hand on for the validation requests of a label, and how much their scores count."""
+
+    candidates: Candidates
+    upstream_weight: float
+
+
 def make_monitor(
-    name: str, model: Model, dataset: Dataset, features: Sequence[Feature], label: str, *, index: IndexConfig
+    name: str,
+    model: Model,
+    dataset: Dataset,
+    features: Sequence[Feature],
+    label: str,
+    *,
+    index: IndexConfig,
+    received: Received | None = None,
 ) -> tuple[Monitor, bool]:
     """A function that measures ``auc``, ``logloss`` or ``recall@K`` on the validation part, and whether more is better.
 
-    recall@K is taken over the full catalogue with exact inner products, training items left out. Several ranks score a
-    share of the rows each and measure all of them; recall@K, and what needs tables that are shared out, every rank
-    measures by itself.
+    recall@K is of the order in which a stage serves what it has ``received``, and of all validation positives. A first
+    stage receives nothing: it searches the full catalogue by exact inner products, training items left out. Several
+    ranks score a share of the rows each and measure all of them; recall@K, and what needs tables that are shared out,
+    every rank measures by itself.
     """
     match = re.fullmatch(r"recall@(\d+)", name)
     if match:
-        assert isinstance(model, TowerModel), "recall@K is monitored on tower models only; config checks this"
-        return _recall_monitor(int(match[1]), model, dataset, features, label, index), True
+        served = _served(int(match[1]), model, dataset, features, index, received)
+        return _recall_monitor(int(match[1]), served, dataset, label, received), True
     rows_M = dataset.rows("valid")
     stage = ScoringStage("monitor", "never", 1, tuple(features), model, dataset)
     label_M = dataset.events.labels[label][rows_M]
@@ -47,16 +64,31 @@ def make_monitor(
     return measure, name == "auc"
 
 
+def _served(
+    k: int,
+    model: Model,
+    dataset: Dataset,
+    features: Sequence[Feature],
+    index: IndexConfig,
+    received: Received | None,
+) -> Callable[[], Stage]:
+    """The model as the stage that it is becoming, made anew for every figure, as an index is of the weights."""
+    if received is not None:
+        weight = received.upstream_weight
+        return lambda: ScoringStage("monitor", "never", k, tuple(features), model, dataset, weight)
+    assert isinstance(model, TowerModel), "config lets only tower models search the catalogue"
+    exact = index if index.is_exact else IndexConfig()
+    keep = min(k, dataset.num_items)
+    return lambda: RetrievalStage("monitor", "recall", keep, tuple(features), model, dataset, exact, measured=False)
+
+
 def _recall_monitor(
-    k: int, model: TowerModel, dataset: Dataset, features: Sequence[Feature], label: str, index: IndexConfig
+    k: int, served: Callable[[], Stage], dataset: Dataset, label: str, received: Received | None
 ) -> Monitor:
     asked = evaluation_requests(dataset, "valid", label)
-    exact = index if index.is_exact else IndexConfig()
 
     def measure() -> float:
-        keep = min(k, dataset.num_items)
-        stage = RetrievalStage("monitor", "recall", keep, tuple(features), model, dataset, exact, measured=False)
-        found = stage(asked.requests)
+        found = served()(asked.requests, received.candidates if received is not None else None)
         hit_BK = hits(found.item_BK, found.valid_BK, asked.offsets_B1, asked.positive_P)
         metric = recall_at(hit_BK, asked.offsets_B1.diff(), k)
         return float("nan") if metric.mean is None else metric.mean

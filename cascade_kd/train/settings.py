@@ -181,7 +181,9 @@ class TrainConfig(BaseModel):
     plateau_factor: float = Field(default=1.0, gt=0, le=1)
     """Learning rates are multiplied by it after every epoch without a better `monitor`; 1 keeps them."""
     monitor: str = Field(default_factory=_default_monitor)
-    """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50."""
+    """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50.
+    `recall@K` is of the whole catalogue for a first stage, and of what the stages before hand on for a later one, in
+    the order in which it serves them; a `[[teacher]]` orders what the last stage receives."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimiser steps, for a quick trial."""
     gradient_norms: bool = False

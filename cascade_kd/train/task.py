@@ -21,6 +21,7 @@ from cascade_kd.train.columns import StatisticColumns, StreamColumns
 from cascade_kd.train.contrast import batch_columns, catalogue_loss, contrast_loss, log_popularity, row_columns
 from cascade_kd.train.exchange import Exchange
 from cascade_kd.train.hard import HardNegatives
+from cascade_kd.train.monitor import Received
 from cascade_kd.train.objective import auxiliary_losses, heads_of, pointwise_loss, row_inputs, row_labels
 from cascade_kd.train.samples import Batch, Sampler, shared_negatives
 from cascade_kd.train.sequences import SequenceSampler
@@ -46,6 +47,7 @@ class Student:
     label_weight: float | Literal["rest", "learned"] = 1.0
     terms: tuple[Term, ...] = ()
     balance: Balance | None = None
+    received: Received | None = None  # where the monitor is of a later stage's order
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Task:
     hint_epochs: int = 0
     pairs: int = 0  # unlabelled rows added to every training row
     munged: Callable[[Tensor], Inputs] | None = None  # pseudo rows [K * B] of training rows [B], copy after copy
+    received: Received | None = None  # where the monitor is of a later stage's order
     exchange: Exchange | None = None  # with the other peers of a codistilled stage
 
     @property
@@ -85,7 +88,7 @@ class Task:
     @property
     def students(self) -> tuple[Student, ...]:
         """All that learn in a step, the stage's own model first."""
-        own = Student(self.stage, self.model, self.features, self.label_weight, self.terms, self.balance)
+        own = Student(self.stage, self.model, self.features, self.label_weight, self.terms, self.balance, self.received)
         return (own, *self.others)
 
 

@@ -29,8 +29,8 @@ from cascade_kd.train.checkpoint import (
     save_checkpoint,
 )
 from cascade_kd.train.checks import check_rows
-from cascade_kd.train.loop import flushed_denormals, scale_rates, sum_of, trained_beside
-from cascade_kd.train.monitor import Monitor, make_monitor
+from cascade_kd.train.loop import flushed_denormals, scale_rates, sum_of, task_monitor, trained_beside
+from cascade_kd.train.monitor import Monitor
 from cascade_kd.train.norms import gradient_norms
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
@@ -121,9 +121,7 @@ def _course(task: Task, folder: Path, about: dict[str, Any]) -> Course:
     train, model = task.train, cast(nn.Module, task.model)
     sampler = make_sampler(task)
     batches = make_batches(task, sampler)
-    monitor, more_is_better = make_monitor(
-        train.monitor, task.model, task.dataset, task.features, train.label, index=task.index
-    )
+    monitor, more_is_better = task_monitor(task)
     total_steps = train.epochs * batches.steps_per_epoch
     return Course(
         task,

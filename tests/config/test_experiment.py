@@ -437,13 +437,6 @@ WRONG: dict[str, tuple[list[tuple[str, str, str]], str, str, str, str]] = {
         "stage.rank.train.monitor",
         "want 'auc', 'logloss' or 'recall@K' with a whole number K >= 1, got 'recall@0'",
     ),
-    "a monitor that needs towers": (
-        [("exp.toml", "#rank", "train.monitor = 'recall@10'")],
-        "exp.toml",
-        "train.monitor",
-        "stage.rank.train.monitor",
-        "recall@K is taken over the whole catalogue",
-    ),
     "a monitor that needs probabilities": (
         [("exp.toml", "#recall", "train.monitor = 'logloss'")],
         "exp.toml",

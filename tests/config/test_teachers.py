@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cascade_kd.config import json_schemas, load_experiment, resolved_toml
+from cascade_kd.errors import ConfigError
 
 BIG = "[[teacher]]\nname = 'big'\nuse = 'stages/rank.toml'\nlevel = 'never'\n"
 COPIES = BIG + "copies = 3\nmodel.hidden = [32]\ntrain.epochs = 7\n"
@@ -172,3 +173,41 @@ def test_pairs_that_cannot_be_trained_are_refused_with_a_remedy(
     found = {problem.key: problem.message for problem in scored.problems()}
     assert message in found[key]
     assert len(found) == 1
+
+
+def test_a_later_stage_and_a_teacher_may_be_monitored_by_recall(scored: Any) -> None:
+    scored.edit("exp.toml", "#rank", "train.monitor = 'recall@5'")
+    scored.edit("exp.toml", "#distill", BIG + "train.monitor = 'recall@7'\n" + PAIR.format("big", "prerank", "logit"))
+    config = scored.load()
+    assert config.stage("rank").train.monitor == "recall@5"
+    assert config.teachers[0].model.train.monitor == "recall@7"
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        (
+            "train.monitor = 'recall@7'",
+            "type 'dcnv2' takes recall@K over what the last stage receives",
+        ),
+        (
+            "train.samples = [{ from = 'impressions' }, { from = 'upstream', per_positive = 1 }]",
+            "drawn from what the last stage receives, and it is the first",
+        ),
+    ],
+)
+def test_a_teacher_beside_one_stage_alone_receives_nothing(scored: Any, keys: str, wanted: str) -> None:
+    path = scored.folder / "one.toml"
+    stage = "[[stage]]\nname = 'only'\nuse = 'stages/rank.toml'\nkeep = 5\n"
+    text = f"name = 'one'\ndataset = 'little.toml'\nseeds = [0]\n{stage}{BIG}{keys}\n"
+    path.write_text(text + PAIR.format("big", "only", "logit"), "utf-8")
+    with pytest.raises(ConfigError, match=wanted):
+        load_experiment(path)
+
+
+def test_a_first_stage_without_vectors_is_not_monitored_by_recall(scored: Any) -> None:
+    path = scored.folder / "one.toml"
+    stage = "[[stage]]\nname = 'only'\nuse = 'stages/rank.toml'\nkeep = 5\ntrain.monitor = 'recall@5'\n"
+    path.write_text(f"name = 'one'\ndataset = 'little.toml'\nseeds = [0]\n{stage}", "utf-8")
+    with pytest.raises(ConfigError, match=r"one\.toml:\d+: .*a first stage takes recall@K over the whole catalogue"):
+        load_experiment(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import load_dataset_definition
-from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.data import Dataset, evaluation_requests, load, prepare
 from cascade_kd.evaluate import EvaluateConfig, Evaluation, evaluate
 from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.models import Model
@@ -22,7 +24,7 @@ from cascade_kd.models.two_tower import TwoTower, TwoTowerConfig
 from cascade_kd.retrieval import IndexConfig
 from cascade_kd.stages import RetrievalStage, ScoringStage, event_logits
 from cascade_kd.streams import scoped_seed
-from cascade_kd.train.monitor import make_monitor
+from cascade_kd.train.monitor import Received, make_monitor
 
 CLICK = Labelled("click", True)
 
@@ -165,3 +167,33 @@ def test_a_figure_that_is_not_defined_is_nan(dataset: Dataset) -> None:
             name, two_tower(dataset), nothing, dataset.online("recall"), "click", index=IndexConfig()
         )
         assert math.isnan(measure())
+
+
+@pytest.mark.parametrize("upstream_weight", [0.0, 0.7])
+@pytest.mark.parametrize("k", [3, 5])
+def test_recall_of_a_later_stage_is_of_what_it_received_as_it_serves_it(
+    dataset: Dataset, k: int, upstream_weight: float
+) -> None:
+    tower, deep = two_tower(dataset), ranker(dataset)
+    first = RetrievalStage("recall", "recall", 12, dataset.online("recall"), tower, dataset, IndexConfig())
+    asked = evaluation_requests(dataset, "valid", "click")
+    received = first(asked.requests, None)
+    measure, more_is_better = make_monitor(
+        f"recall@{k}",
+        deep,
+        dataset,
+        dataset.online("rank"),
+        "click",
+        index=IndexConfig(),
+        received=Received(received, upstream_weight),
+    )
+    assert more_is_better
+    stage = ScoringStage("rank", "rank", k, dataset.online("rank"), deep, dataset, upstream_weight)
+    found = stage(asked.requests, received).item_BK
+    shares = []
+    for number, (start, end) in enumerate(pairwise(asked.offsets_B1.tolist())):
+        positives = set(asked.positive_P[start:end].tolist())
+        if positives:
+            shares.append(len(positives & set(found[number].tolist())) / len(positives))
+    assert measure() == pytest.approx(statistics.fmean(shares), abs=1e-12)
+    assert 0 < measure() < 1
