@@ -44,10 +44,12 @@ class World:
     student: str
     teacher: str
     methods: tuple[Method, ...]
+    file: str = ""
+    """Its TOML, unless that has the world's name."""
 
     def text(self) -> str:
         """The experiment without its bands, which are of another run; a data set beside it by its full path."""
-        text = (HERE / f"{self.name}.toml").read_text("utf-8").partition("\n[expected")[0]
+        text = (HERE / f"{self.file or self.name}.toml").read_text("utf-8").partition("\n[expected")[0]
         return text.replace('dataset = "world-data.toml"', f'dataset = "{HERE / "world-data.toml"}"')
 
 

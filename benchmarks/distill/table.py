@@ -15,52 +15,18 @@ the standard error of the paired difference over seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from methods import WORLDS, Method, World
+from methods import WORLDS, World
+from running import README, Results, Tree, difference_of, in_readme, mean_of, parsed, rows_of, run_all
 
-from cascade_kd.config import load_experiment
-from cascade_kd.experiment import run
-from cascade_kd.train import ProgressLog
-
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results" / "distill.jsonl"
-README = HERE.parent / "README.md"
-BLOCK = re.compile(r"(?<=<!-- distill/table.py -->\n).*?(?=<!-- end -->)", re.DOTALL)
+RESULTS = Path(__file__).parents[1] / "results" / "distill.jsonl"
 FIGURES = ("auc", "gauc", "logloss", "ece")
 
-Tree = dict[str, Any]
 
-
-def chosen(only: Sequence[str]) -> Iterator[tuple[World, Method]]:
-    """The pairs of world and method whose ``WORLD/METHOD`` begins with one of ``only``; all without any."""
-    for world in WORLDS:
-        for method in world.methods:
-            if not only or any(f"{world.name}/{method.name}".startswith(text) for text in only):
-                yield world, method
-
-
-def run_one(world: World, method: Method, runs: Path, seeds: Sequence[int], device: str) -> Tree:
-    """The figures of one experiment, run unless it is complete."""
-    folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", method.name.lower())
-    written = folder / "experiment.toml"
-    folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(world.text() + method.toml(method.chosen), "utf-8")
-    out = folder / ("seeds-" + "-".join(map(str, seeds)))
-    if not (out / "metrics.json").exists():
-        config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
-        print(f"{world.name}: {method.name}", flush=True)
-        run(config, out, device=device, resume=out.exists(), progress=ProgressLog())
-    return figures(world, method, json.loads((out / "metrics.json").read_text("utf-8")))
-
-
-def figures(world: World, method: Method, metrics: Tree) -> Tree:
+def figures(world: World, metrics: Tree) -> Tree:
     """What the table shows of a run's metrics.json, seed by seed; ``taught`` names the teacher of the student."""
     seeds: Tree = {}
     for seed, tree in metrics["seeds"].items():
@@ -74,11 +40,10 @@ def figures(world: World, method: Method, metrics: Tree) -> Tree:
             "teachers": served | own,
             "taught": sorted(joint & own.keys() or taught)[0],
         }
-    about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
-    return {"world": world.name, "method": method.name, "weight": method.chosen, **about, "seeds": seeds}
+    return seeds
 
 
-def _values(stage: Mapping[str, Any], cascade: Mapping[str, Any] | None = None) -> dict[str, float]:
+def _values(stage: Tree, cascade: Tree | None = None) -> dict[str, float]:
     values = {name: stage[name]["mean"] for name in FIGURES if name in stage}
     if cascade is not None:
         values["recall@10"] = cascade["recall@10"]["mean"]
@@ -99,14 +64,15 @@ def table(world: World, rows: Sequence[Tree]) -> list[str]:
         (f"teacher `{world.teacher}`", list(goal.values())),
         ("undistilled", [seed["student"] for seed in first.values()]),
     ):
-        cells = [_mean([values[key] for values in of_seeds if key in values]) for key in keys]
+        cells = [mean_of([values[key] for values in of_seeds if key in values]) for key in keys]
         lines.append(f"| {title} | | | {' | '.join(cells)} | | | | | | {len(of_seeds)} |")
     for row in rows:
         seeds = list(row["seeds"].values())
-        cells = [_mean([s["teachers"][s["taught"]]["auc"] for s in seeds]), _mean([s["student"]["auc"] for s in seeds])]
-        cells += [_mean([s["distilled"][key] for s in seeds]) for key in keys]
+        taught = [s["teachers"][s["taught"]]["auc"] for s in seeds]
+        cells = [mean_of(taught), mean_of([s["student"]["auc"] for s in seeds])]
+        cells += [mean_of([s["distilled"][key] for s in seeds]) for key in keys]
         cells += [
-            _difference([s["distilled"][key] - s["student"][key] for s in seeds])
+            difference_of([s["distilled"][key] - s["student"][key] for s in seeds])
             for key in ("auc", "gauc", "logloss", "recall@10")
         ]
         found = recovery(row, goal)
@@ -134,47 +100,18 @@ def recovery(row: Tree, goal: Mapping[str, Mapping[str, float]]) -> float | None
     return float((after - before) / (best - before)) if best > before else None
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.4f}" if values else ""
-
-
-def _difference(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:+.4f}"
-    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
-
-
-def read_results() -> dict[tuple[str, str], Tree]:
-    """The rows of the results file by world and method."""
-    lines = RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else []
-    return {(row["world"], row["method"]): row for row in map(json.loads, lines)}
-
-
-def with_tables(readme: str, results: Mapping[tuple[str, str], Tree]) -> str:
+def with_tables(readme: str, results: Results) -> str:
     """The README with the tables of all worlds between its marks."""
     lines: list[str] = []
     for world in WORLDS:
-        rows = [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
+        rows = rows_of(world, results)
         if rows:
             lines += [f"**`{world.name}`**: `{world.teacher}` teaches `{world.student}`", "", *table(world, rows), ""]
-    return BLOCK.sub(lambda _: "\n".join(lines), readme)
+    return in_readme(readme, "distill/table.py", lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/distill"))
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--show", action="store_true")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    results = read_results()
-    for world, method in () if options.show else chosen(options.only):
-        row = results.get((world.name, method.name))
-        if row and row["weight"] == method.chosen and {str(seed) for seed in options.seeds} <= row["seeds"].keys():
-            continue
-        results[world.name, method.name] = run_one(world, method, options.runs, options.seeds, options.device)
-        RESULTS.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
+    results = run_all(parsed(__doc__), WORLDS, RESULTS, figures)
     README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
 
 

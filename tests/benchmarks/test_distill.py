@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``module("table")``: a script of the folder, imported as it is run."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("methods", "table", "sweep")
+    names = ("methods", "list_methods", "running", "table", "lists", "sweep")
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -31,7 +31,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
     seen = set()
-    for world in module("methods").WORLDS:
+    for world in (*module("methods").WORLDS, *module("list_methods").LIST_WORLDS):
         for method in world.methods:
             assert (world.name, method.name) not in seen
             seen.add((world.name, method.name))
@@ -68,8 +68,41 @@ def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) 
 
 def test_the_readme_holds_the_tables_of_the_results(module: Any) -> None:
     table = module("table")
-    results = table.read_results()
+    results = module("running").read_results(table.RESULTS)
     text = table.README.read_text("utf-8")
     assert results
     assert table.with_tables(text, results) == text
     assert table.with_tables(text, {}) != text
+
+
+def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(module: Any) -> None:
+    lists = module("lists")
+    world = module("list_methods").LIST_WORLDS[1]
+    assert world.student == "prerank"
+
+    def cascade(found: float) -> dict[str, Any]:
+        tree = {"recall@10": {"mean": found}, "ndcg@10": {"mean": found / 2}}
+        lost = {"recall": {"mean": 0.4}, "prerank": {"mean": 0.3}, "rank": {"mean": 0.3 - found}}
+        return tree | {"lost": lost, "survival": {"prerank": {"mean": 0.1 + 2 * found}}}
+
+    order = {"teacher": {"ndcg@10": {"mean": 0.09}}, "student": {"ndcg@10": {"mean": 0.08}}}
+    seeds = {
+        seed: {
+            "cascade": cascade(after),
+            "baseline": {"cascade": cascade(0.1)},
+            "distill": {"a": {"order_of_kept": order}},
+        }
+        for seed, after in (("0", 0.11), ("1", 0.13))
+    }
+    name = world.methods[0].name
+    row = {"world": world.name, "method": name, "weight": 0.5, "seeds": lists.figures(world, {"seeds": seeds})}
+    found = lists.table(world, [row])
+    assert len({line.count("|") for line in found}) == 1
+    # Differences .01 and .03: mean .02, standard deviation .01 sqrt 2, over sqrt 2; of what is kept twice that.
+    assert found[-1] == (
+        f"| {name}, 0.5 | 0.1200 | 0.0600 | 0.4000 | 0.3000 | 0.1800 "
+        "| +0.0200 ± 0.0100 | +0.0100 ± 0.0050 | +0.0400 ± 0.0200 | 2 |"
+    )
+    text = lists.with_tables("<!-- distill/lists.py -->\nold\n<!-- end -->", {(world.name, name): row})
+    assert "old" not in text
+    assert "orders with NDCG@10 0.0900, where `prerank` itself has 0.0800" in text

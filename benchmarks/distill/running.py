@@ -1,0 +1,102 @@
+"""What the tables of this folder have in common: runs that are made once, results by row, blocks of the README."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from methods import Method, World
+
+from cascade_kd.config import load_experiment
+from cascade_kd.experiment import run
+from cascade_kd.train import ProgressLog
+
+README = Path(__file__).parents[1] / "README.md"
+
+Tree = dict[str, Any]
+Results = dict[tuple[str, str], Tree]
+
+
+def chosen(worlds: Sequence[World], only: Sequence[str]) -> Iterator[tuple[World, Method]]:
+    """The pairs of world and method whose ``WORLD/METHOD`` begins with one of ``only``; all without any."""
+    for world in worlds:
+        for method in world.methods:
+            if not only or any(f"{world.name}/{method.name}".startswith(text) for text in only):
+                yield world, method
+
+
+def completed(world: World, method: Method, runs: Path, seeds: Sequence[int], device: str) -> Tree:
+    """The metrics of one experiment, run unless it is complete."""
+    folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", method.name.lower())
+    written = folder / "experiment.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    written.write_text(world.text() + method.toml(method.chosen), "utf-8")
+    out = folder / ("seeds-" + "-".join(map(str, seeds)))
+    if not (out / "metrics.json").exists():
+        config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
+        print(f"{world.name}: {method.name}", flush=True)
+        run(config, out, device=device, resume=out.exists(), progress=ProgressLog())
+    metrics: Tree = json.loads((out / "metrics.json").read_text("utf-8"))
+    return metrics
+
+
+def read_results(path: Path) -> Results:
+    """The rows of a results file by world and method."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return {(row["world"], row["method"]): row for row in map(json.loads, lines)}
+
+
+def parsed(doc: str | None) -> argparse.Namespace:
+    """The command line of a table."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/distill"))
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+def run_all(
+    options: argparse.Namespace, worlds: Sequence[World], path: Path, figures_of: Callable[[World, Tree], Tree]
+) -> Results:
+    """The results of ``path``, after those that the command line asks for and that are not there were run."""
+    results = read_results(path)
+    for world, method in () if options.show else chosen(worlds, options.only):
+        row = results.get((world.name, method.name))
+        if row and row["weight"] == method.chosen and {str(seed) for seed in options.seeds} <= row["seeds"].keys():
+            continue
+        metrics = completed(world, method, options.runs, options.seeds, options.device)
+        about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
+        row = {"world": world.name, "method": method.name, "weight": method.chosen, **about}
+        results[world.name, method.name] = row | {"seeds": figures_of(world, metrics)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
+    return results
+
+
+def rows_of(world: World, results: Mapping[tuple[str, str], Tree]) -> list[Tree]:
+    """Its rows in the order of its methods."""
+    return [results[world.name, m.name] for m in world.methods if (world.name, m.name) in results]
+
+
+def mean_of(values: Sequence[float]) -> str:
+    """Four decimals, or nothing."""
+    return f"{np.mean(values):.4f}" if values else ""
+
+
+def difference_of(values: Sequence[float]) -> str:
+    """The mean of paired differences and its standard error, which one seed has not."""
+    if len(values) == 1:
+        return f"{values[0]:+.4f}"
+    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
+
+
+def in_readme(readme: str, script: str, lines: Sequence[str]) -> str:
+    """The README with ``lines`` between the marks of a script."""
+    block = re.compile(rf"(?<=<!-- {re.escape(script)} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    return block.sub(lambda _: "\n".join(lines), readme)
