@@ -72,19 +72,19 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     config, dataset = shop.config, shop.dataset
     students = group_of(shop, teacher_name)
     stage = students[0]
-    upstream = stages_before(shop.config, stage, before)
+    earlier = {s.name: stages_before(config, s, before) for s in students}
+    upstream = earlier[stage.name]
     pairs = {s.name: [d for d in config.distill if d.student == s.name] for s in students}
     teaching = teacher_config(shop, teacher_name)
     lists_key = read_lists_key(shop, stage, upstream)
-    monitored = [replace(s, train=stage.train) for s in students]  # all stop by what the first one names
     every = [d for of in pairs.values() for d in of]
     offline = [d for d in every if d.mode == "offline"]
     key = content_key(
         group=[stage_content(s, taught=True) for s in students],
         teacher=stage_content(teaching, taught=False),
-        lists=[read_lists_key(shop, s, stages_before(shop.config, s, before)) for s in monitored],
+        lists=[read_lists_key(shop, replace(s, train=stage.train), earlier[s.name]) for s in students],
         distill=[[d.model_dump() for d in of] for of in pairs.values()],
-        ordered=[order_keys(shop, pairs[s.name], before, stages_before(shop.config, s, before)) for s in students],
+        ordered=[order_keys(shop, pairs[s.name], before, earlier[s.name]) for s in students],
         transfer=transfer_content(shop, every),
         offline=[before[d.teacher].key for d in offline],
         **setting(shop, seed, round_number, stage),
@@ -96,7 +96,7 @@ def train_group(shop: Workshop, seed: int, round_number: int, teacher_name: str,
     share_all(nets, teacher, every)
     task = plain_task(shop, seed, round_number, stage, nets[stage.name], upstream)
     title = shop.progress.title(stage.name, {"seed": seed, "round": round_number})
-    task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, lists_key, title)
+    task = _group_task(shop, task, students, nets, (teaching, teacher), pairs, before, earlier, lists_key, title)
     folder = shop.folder(seed, round_number, stage.name)
     restore(shop, key, folder, stage.name, seed, round_number)
     if is_finished(folder):
@@ -169,6 +169,7 @@ def _group_task(
     teaching: tuple[StageConfig, Net],
     pairs: Mapping[str, Sequence[DistillConfig]],
     before: Round,
+    earlier: Mapping[str, Sequence[Trained]],
     lists_key: str,
     title: str,
 ) -> Task:
@@ -192,15 +193,11 @@ def _group_task(
             shop.dataset,
             task.seed,
             munged=transfer.logits(pairs[s.name], before),
-            on_lists=list_terms(
-                shop, task, nets[s.name], pairs[s.name], before, stages_before(shop.config, s, before), title
-            ),
+            on_lists=list_terms(shop, task, nets[s.name], pairs[s.name], before, earlier[s.name], title),
         )
         for s in students
     }
-    received_by_others = [
-        received_from(shop, replace(s, train=first.train), stages_before(shop.config, s, before)) for s in students[1:]
-    ]
+    received_by_others = [received_from(shop, replace(s, train=first.train), earlier[s.name]) for s in students[1:]]
     beside = nn.ModuleDict({"teacher": as_module(teaching[1])})
     for s in students:
         if len(lessons[s.name].adapters):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,12 +35,11 @@ from cascade_kd.train.state import (
     BESIDE,
     BESIDE_FILE,
     State,
-    close_epoch,
+    end_epoch,
     load_best,
     own_state,
     resume,
     save,
-    save_best,
 )
 from cascade_kd.train.task import Batches, LossParts, Task, make_batches, make_loss, make_sampler
 
@@ -116,11 +114,17 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                         task, model, optimizers, batches, loss_parts, state, last_step, model_seed, bar, interrupt
                     )
                 if ended:
-                    close_epoch(state, batches.steps_per_epoch, agreed(monitor()), more_is_better, train, last_step)
-                    if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
-                        state.best, state.bad_epochs, state.plateaus = None, 0, 0
-                    if state.bad_epochs == 0:
-                        save_best(task, model, folder, state, about)
+                    end_epoch(
+                        task,
+                        model,
+                        folder,
+                        state,
+                        agreed(monitor()),
+                        more_is_better=more_is_better,
+                        steps_per_epoch=batches.steps_per_epoch,
+                        last_step=last_step,
+                        about=about,
+                    )
                     # Logged before it is saved: a kill in between costs a line that the resume trims and logs again.
                     bar.epoch(state.curve[-1])
                 save(folder / "last.safetensors", model, optimizers, state, about)
@@ -233,13 +237,7 @@ def train_epoch(
         for optimizer in optimizers:
             optimizer.step()
         value, *values = told.tolist()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"stage '{task.stage}': the loss is {value} at step {state.step}")
-        state.loss_sum += value
-        if len(parts) > 1:
-            for name, part in zip(parts, values, strict=True):
-                state.part_sums[name] = state.part_sums.get(name, 0.0) + part
-        state.step += 1
+        state.note(task.stage, value, dict(zip(parts, values, strict=True)))
         bar.step(value, state.step, batches.batch_size)
     return state.step == end
 

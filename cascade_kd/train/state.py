@@ -49,6 +49,16 @@ class State:
     curve: list[dict[str, Any]] = field(default_factory=list)
     peers: dict[str, int] = field(default_factory=dict)
 
+    def note(self, stage: str, loss: float, parts: Mapping[str, float]) -> None:
+        """A step was taken at this loss, the sum of these parts. Raises FloatingPointError where it is not finite."""
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"stage '{stage}': the loss is {loss} at step {self.step}")
+        self.loss_sum += loss
+        if len(parts) > 1:
+            for name, part in parts.items():
+                self.part_sums[name] = self.part_sums.get(name, 0.0) + part
+        self.step += 1
+
 
 def is_finished(folder: Path) -> bool:
     """Whether ``folder`` holds a training that came to its end."""
@@ -63,7 +73,27 @@ def load_best(model: nn.Module, folder: Path) -> list[dict[str, Any]]:
     return curve
 
 
-def close_epoch(
+def end_epoch(
+    task: Task,
+    model: nn.Module,
+    folder: Path,
+    state: State,
+    value: float,
+    *,
+    more_is_better: bool,
+    steps_per_epoch: int,
+    last_step: int,
+    about: dict[str, Any],
+) -> None:
+    """Note the epoch's monitor ``value``, and save the model if it is the best so far."""
+    _close_epoch(state, steps_per_epoch, value, more_is_better, task.train, last_step)
+    if state.best_epoch <= task.hint_epochs:  # no label was learnt yet: any later epoch is better
+        state.best, state.bad_epochs, state.plateaus = None, 0, 0
+    if state.bad_epochs == 0:
+        _save_best(task, model, folder, state, about)
+
+
+def _close_epoch(
     state: State, steps_per_epoch: int, value: float, more_is_better: bool, train: TrainConfig, last_step: int
 ) -> None:
     """Note the epoch's monitor and losses, and whether the training is over."""
@@ -85,7 +115,7 @@ def close_epoch(
     state.loss_sum, state.part_sums, state.norms = 0.0, {}, {}
 
 
-def save_best(task: Task, model: nn.Module, folder: Path, state: State, about: dict[str, Any]) -> None:
+def _save_best(task: Task, model: nn.Module, folder: Path, state: State, about: dict[str, Any]) -> None:
     """The model alone, which will be served; beside it a joint teacher and the other students, where there are any."""
     weights = state_dict(model)
     served = {name: tensor for name, tensor in weights.items() if not name.startswith(BESIDE)}

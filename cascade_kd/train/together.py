@@ -7,7 +7,6 @@ the others go on. So without an objective's weight each is trained bit for bit a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from cascade_kd.train.monitor import Monitor
 from cascade_kd.train.norms import gradient_norms
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
-from cascade_kd.train.state import BEST_FILE, State, close_epoch, save, save_best, state_dict
+from cascade_kd.train.state import BEST_FILE, State, end_epoch, save, state_dict
 from cascade_kd.train.task import Batches, LossParts, OnBatch, Task, make_batches, make_loss, make_sampler
 
 TOGETHER_FILE = "together.safetensors"  # of all stages, in the folder of the first, until they are done
@@ -172,7 +171,10 @@ def _train(
         for optimizer in optimizers:
             optimizer.step()
         for course, bar, own in zip(live, (b for b, on in zip(bars, learning, strict=True) if on), parts, strict=True):
-            _note(course, bar, own | shared)
+            learnt_from = own | shared
+            value = sum_of(list(learnt_from.values())).item()
+            course.state.note(course.task.stage, value, {name: part.item() for name, part in learnt_from.items()})
+            bar.step(value, course.state.step, course.batches.batch_size)
         step += 1
     return step
 
@@ -192,32 +194,25 @@ def _label_parts(course: Course) -> LossParts:
         return course.loss_parts(batch, state.step, course.total_steps)
 
 
-def _note(course: Course, bar: StageProgress, parts: LossParts) -> None:
-    state = course.state
-    value = sum_of(list(parts.values())).item()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"stage '{course.task.stage}': the loss is {value} at step {state.step}")
-    state.loss_sum += value
-    if len(parts) > 1:
-        for name, part in parts.items():
-            state.part_sums[name] = state.part_sums.get(name, 0.0) + part.item()
-    state.step += 1
-    bar.step(value, state.step, course.batches.batch_size)
-
-
 def _close(course: Course, bar: StageProgress) -> None:
     """The end of an epoch, where it is one, as in ``fit``; a stage that is done is left as it will serve."""
-    state, task = course.state, course.task
+    state = course.state
     steps = course.batches.steps_per_epoch
     if state.finished or not (state.step % steps == 0 or state.step == course.last_step) or state.step == 0:
         return
     if state.curve and state.curve[-1]["step"] == state.step:
         return  # closed already: an epoch of another stage ended
-    close_epoch(state, steps, course.monitor(), course.more_is_better, task.train, course.last_step)
-    if state.best_epoch <= task.hint_epochs:
-        state.best, state.bad_epochs, state.plateaus = None, 0, 0
-    if state.bad_epochs == 0:
-        save_best(task, course.model, course.folder, state, course.about)
+    end_epoch(
+        course.task,
+        course.model,
+        course.folder,
+        state,
+        course.monitor(),
+        more_is_better=course.more_is_better,
+        steps_per_epoch=steps,
+        last_step=course.last_step,
+        about=course.about,
+    )
     bar.epoch(state.curve[-1])
     if state.finished:
         save(course.folder / "last.safetensors", course.model, course.optimizers, state, course.about)

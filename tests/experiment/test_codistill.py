@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,7 @@ from cascade_kd.config import load_experiment, resolved_toml
 from cascade_kd.data import Dataset
 from cascade_kd.errors import ConfigError
 from cascade_kd.experiment import codistill, training
-from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.run import run
-from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.interrupt import Interrupted
 from cascade_kd.models.modes import evaluating
 from cascade_kd.train import ProgressLog, load_checkpoint, samples
@@ -30,23 +28,12 @@ from cascade_kd.types import Inputs, Output
 
 Tiny = Callable[..., Path]
 Weights = Mapping[str, Tensor]
-Train = Callable[..., "Outcome"]
+Train = Callable[..., Any]
 
 STEPS = 12  # two epochs of all rows; six of a half
 EVERY = 2
 KEYS = f'stage = "prerank"\nexchange_steps = {EVERY}\n'
 FEW = ["stage.prerank.train.batch_size=800", "stage.rank.train.epochs=1", "stage.recall.train.epochs=1"]
-
-
-class Outcome:
-    def __init__(self, rounds: list[Round], out: Path) -> None:
-        self.rounds, self.out = rounds, out
-
-    def weights(self, number: int, file: str = "best", stage: str = "prerank") -> Weights:
-        return load_checkpoint(self.out / "checkpoints" / "0" / str(number) / stage / f"{file}.safetensors").model
-
-    def model(self, name: str) -> torch.nn.Module:
-        return self.rounds[-1][name].stage.model  # type: ignore[attr-defined, no-any-return]
 
 
 def different(a: Weights, b: Weights) -> list[str]:
@@ -58,35 +45,9 @@ def table(more: str = "", burn_in: int = 0) -> str:
     return f"[codistill]\n{KEYS}burn_in_steps = {burn_in}\n{more}\n"
 
 
-@pytest.fixture(scope="module")
-def round_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("round-0")
-
-
 @pytest.fixture
-def train(
-    tiny: Tiny, dataset: Dataset, tmp_path: Path, round_0: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> Train:
-    """``train(TABLE, *overrides)``: both rounds, round 0 from the store; ``fresh`` false goes on in the same folder."""
-    for module in (training, codistill):
-        monkeypatch.setattr(module, "prove_availability", lambda stage: None)
-    count = 0
-
-    def go(keys: str, *overrides: str, fresh: bool = True) -> Outcome:
-        nonlocal count
-        count += fresh
-        store, out = tmp_path / f"cache-{count}", tmp_path / f"run-{count}"
-        if fresh and keys:
-            shutil.copytree(round_0, store)
-        monkeypatch.setenv("CASCADE_KD_CACHE", str(store if keys else round_0))
-        config = load_experiment(tiny(distill="", more=keys), overrides=[*FEW, *overrides])
-        with ProgressLog(quiet=True) as progress:
-            rounds = train_rounds(Workshop(config, dataset, out, Store(), progress), 0)
-        return Outcome(rounds, out)
-
-    if not any(round_0.iterdir()):
-        go("")
-    return go
+def train(tiny: Tiny, trainings: Callable[..., Train]) -> Train:
+    return trainings(lambda keys: tiny(distill="", more=keys), *FEW, unproven=(training, codistill))
 
 
 SAME = 'data = "same"'
@@ -95,7 +56,7 @@ SAME = 'data = "same"'
 def test_weight_0_is_training_alone(train: Train) -> None:
     alone = train(table(f"{SAME}\nweight = 0.0"))
     assert not different(alone.weights(0), alone.weights(1))
-    assert not different(alone.weights(0, "last"), alone.weights(1, "last"))
+    assert not different(alone.weights(0, file="last"), alone.weights(1, file="last"))
     assert different(alone.weights(0), alone.weights(1, stage="prerank.peer1"))  # another initialisation and order
     taught = train(table(SAME))
     assert different(alone.weights(1), taught.weights(1))
@@ -110,7 +71,7 @@ def test_the_burn_in_is_training_alone_and_its_end_is_the_first_step_that_differ
         stop = f"stage.prerank.train.max_steps={steps}"
         alone, taught = train(table("weight = 0.0"), stop), train(table(burn_in=burn_in), stop)
         for name in ("prerank", "prerank.peer1"):
-            assert equal == (not different(alone.weights(1, "last", name), taught.weights(1, "last", name)))
+            assert equal == (not different(alone.weights(1, name, "last"), taught.weights(1, name, "last")))
 
 
 def test_peers_learn_from_the_mean_probability_of_the_weights_of_the_last_exchange(
@@ -187,7 +148,7 @@ def test_a_resume_ends_in_the_weights_of_the_whole_run(
     resumed = train(keys, fresh=False)
     for name in ("prerank", "prerank.peer1"):
         for file in ("best", "last"):
-            assert not different(whole.weights(1, file, name), resumed.weights(1, file, name))
+            assert not different(whole.weights(1, name, file), resumed.weights(1, name, file))
 
 
 def test_peers_are_taken_from_the_store_all_or_none(train: Train) -> None:

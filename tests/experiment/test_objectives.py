@@ -24,16 +24,13 @@ from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation
 from cascade_kd.experiment import objectives, run, training
 from cascade_kd.experiment.request_lists import add_request_metrics
-from cascade_kd.experiment.rounds import train_rounds
-from cascade_kd.experiment.store import Store
-from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.interrupt import Interrupted
-from cascade_kd.train import ProgressLog, load_checkpoint, samples
+from cascade_kd.train import ProgressLog, samples
 from cascade_kd.train.teacher_lists import logged_lists
 
 Tiny = Callable[..., Path]
 Weights = Mapping[str, torch.Tensor]
-Train = Callable[..., "Outcome"]
+Train = Callable[..., Any]
 
 STAGES = ("recall", "prerank")
 FEW = [
@@ -56,14 +53,6 @@ METHODS = {
 }
 
 
-class Outcome:
-    def __init__(self, rounds: list[Round], out: Path) -> None:
-        self.rounds, self.out = rounds, out
-
-    def weights(self, number: int, stage: str, file: str = "best") -> Weights:
-        return load_checkpoint(self.out / "checkpoints" / "0" / str(number) / stage / f"{file}.safetensors").model
-
-
 def different(a: Weights, b: Weights) -> list[str]:
     assert a.keys() == b.keys()
     return [name for name in a if not torch.equal(a[name], b[name])]
@@ -73,37 +62,9 @@ def table(keys: str, weight: float = 1.0, stages: Sequence[str] = STAGES) -> str
     return f"\n[[objective]]\nstages = {list(stages)}\nlists_per_step = 32\nweight = {weight}\n{keys}\n"
 
 
-@pytest.fixture(scope="module")
-def round_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store after a training without objectives; made by the first test that asks for it."""
-    return tmp_path_factory.mktemp("round-0")
-
-
 @pytest.fixture
-def train(
-    tiny: Tiny, dataset: Dataset, tmp_path: Path, round_0: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> Train:
-    """``train(TABLES, *overrides)``: all rounds, round 0 from the store; ``fresh`` false goes on in the same folder."""
-    for module in (training, objectives):  # half of the time, and has tests of its own
-        monkeypatch.setattr(module, "prove_availability", lambda stage: None)
-    count = 0
-
-    def go(tables: str, *overrides: str, fresh: bool = True) -> Outcome:
-        nonlocal count
-        count += fresh
-        store, out = tmp_path / f"cache-{count}", tmp_path / f"run-{count}"
-        if fresh and tables:
-            shutil.copytree(round_0, store)
-        monkeypatch.setenv("CASCADE_KD_CACHE", str(store if tables else round_0))
-        config = load_experiment(tiny(distill=tables, epochs=1), overrides=[*FEW, *overrides])
-        with ProgressLog(quiet=True) as progress:
-            rounds = train_rounds(Workshop(config, dataset, out, Store(), progress), 0)
-        return Outcome(rounds, out)
-
-    if not any(round_0.iterdir()):
-        go("")
-        go("", *UNEVEN)
-    return go
+def train(tiny: Tiny, trainings: Callable[..., Train]) -> Train:
+    return trainings(lambda tables: tiny(distill=tables, epochs=1), *FEW, unproven=(training, objectives), also=UNEVEN)
 
 
 CASES = [

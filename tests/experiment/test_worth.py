@@ -11,7 +11,7 @@ import pytest
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import load_experiment
-from cascade_kd.data import Dataset
+from cascade_kd.data import Dataset, evaluation_requests
 from cascade_kd.evaluate import EvaluateConfig, Evaluation, evaluate
 from cascade_kd.evaluate.evaluation import Labelled
 from cascade_kd.experiment import run
@@ -19,6 +19,7 @@ from cascade_kd.experiment.rounds import train_rounds
 from cascade_kd.experiment.store import Store
 from cascade_kd.experiment.workshop import Round, Workshop
 from cascade_kd.experiment.worth import notes_on_teachers, order_of_kept
+from cascade_kd.metrics import hits, recall_at
 from cascade_kd.train import ProgressLog
 from cascade_kd.types import Candidates, Requests
 
@@ -92,3 +93,27 @@ def test_a_report_has_it_where_lists_teach_alone(tiny: Callable[..., Path], tmp_
     trees = run(config, tmp_path / "run", progress=ProgressLog(quiet=True)).report.seeds["0"]["distill"]
     assert "order_of_kept" in trees["rank->recall:rrd"]
     assert "order_of_kept" not in trees["rank->prerank:logit"]
+
+
+def test_a_later_stage_can_stop_by_its_order_of_what_it_receives(
+    tiny: Callable[..., Path], dataset: Dataset, tmp_path: Path
+) -> None:
+    """The figure is the cascade's own on the validation part, so that another weight of the scores makes another."""
+    store = Store(tmp_path / "store")
+    curves = []
+    for number, weight in enumerate((0.0, 0.0, 3.0)):
+        overrides = ["stage.rank.train.monitor=recall@5", f"stage.rank.upstream_weight={weight}"]
+        config = load_experiment(tiny(distill=""), overrides=overrides)
+        with ProgressLog(quiet=True) as progress:
+            rounds = train_rounds(Workshop(config, dataset, tmp_path / f"run-{number}", store, progress), 0)
+        curves.append(rounds[0]["rank"].curve)
+    plain, again, weighted = curves
+    assert {point["metric"] for point in plain} == {"recall@5"}
+    assert plain == again
+    assert [point["loss"] for point in plain] == [point["loss"] for point in weighted]
+    assert [point["value"] for point in plain] != [point["value"] for point in weighted]
+    asked = evaluation_requests(dataset, "valid", "click")
+    served = Cascade(tuple(rounds[0][name].stage for name in ("recall", "prerank", "rank")))(asked.requests)
+    hit_BK = hits(served.item_BK, served.valid_BK, asked.offsets_B1, asked.positive_P)
+    best = max(point["value"] for point in weighted)
+    assert recall_at(hit_BK, asked.offsets_B1.diff(), 5).mean == pytest.approx(best, abs=1e-12)
