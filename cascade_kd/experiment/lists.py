@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -218,19 +219,23 @@ def _catalogue(
         search = replace(first, keep=width, mask_seen=True)
         return search.order, width
     item_I = dataset.item_codes()
-    item_ID = first.item_vectors("valid") if before and isinstance(first, RetrievalStage) else None
-    if before and item_ID is None:
+    if before and not isinstance(first, RetrievalStage):
         raise UserError(
             f"{pair.shown}: '{teacher.name}' counts in the scores of '{first.name}', which gives none of items "
             'that it does not retrieve; want lists = "upstream", or upstream_weight = 0'
         )
 
+    @functools.cache
+    def item_vectors() -> Tensor:  # not read where the lists are in the store
+        assert isinstance(first, RetrievalStage)
+        return first.item_vectors("valid")
+
     def of(requests: Requests) -> Candidates:
         item_BI = item_I.expand(len(requests), -1)
-        if item_ID is None or not isinstance(first, RetrievalStage):
-            score_BI = torch.zeros(item_BI.shape, device=item_BI.device)
+        if before and isinstance(first, RetrievalStage):
+            score_BI = first.user_vectors(requests) @ item_vectors().T
         else:
-            score_BI = first.user_vectors(requests) @ item_ID.T
+            score_BI = torch.zeros(item_BI.shape, device=item_BI.device)
         unseen_BI = ~dataset.is_seen(requests.user_B, item_BI, part=requests.part)
         return Candidates.ranked(item_BI, score_BI, unseen_BI)
 
