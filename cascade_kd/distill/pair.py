@@ -84,6 +84,11 @@ class Ends(BaseModel):
     the student's rows."""
 
 
+def joint_name(teacher: str) -> str:
+    """How a round calls the teacher that was trained with its students; no stage can have the name."""
+    return f"{teacher}.joint"
+
+
 class PairConfig(Weighted, Ends):  # whose keys come first
     """What every ``[[distill]]`` table says."""
 
@@ -146,7 +151,7 @@ class PairConfig(Weighted, Ends):  # whose keys come first
     @property
     def source(self) -> str:
         """The net that teaches: a joint one is another than the stage of that name."""
-        return f"{self.teacher} joint" if self.mode == "joint" else self.teacher
+        return joint_name(self.teacher) if self.mode == "joint" else self.teacher
 
     @property
     def is_cached(self) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 from cascade_kd.config import ExperimentConfig, StageConfig
 from cascade_kd.config.tables import DistillConfig
 from cascade_kd.distill import LayersConfig
+from cascade_kd.distill.pair import joint_name
 from cascade_kd.errors import UserError
 from cascade_kd.experiment.lessons import hint_epochs, live_layers, make_lessons, student_of
 from cascade_kd.experiment.lists import list_terms, order_keys
@@ -43,11 +44,6 @@ from cascade_kd.train import (
 )
 from cascade_kd.train.distributed import rank
 from cascade_kd.train.state import BESIDE_FILE, BEST_FILE
-
-
-def joint_name(teacher: str) -> str:
-    """How a round calls the teacher that was trained with its students; no stage can have the name."""
-    return f"{teacher}.joint"
 
 
 def group_of(shop: Workshop, teacher: str) -> list[StageConfig]:

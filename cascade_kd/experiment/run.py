@@ -27,7 +27,7 @@ from cascade_kd.errors import UserError
 from cascade_kd.evaluate import Evaluation, agreement_bins, distill_metrics, evaluate, reference_metrics
 from cascade_kd.evaluate.evaluation import Labelled, RowMetrics, row_metrics
 from cascade_kd.experiment.churn import Predictions, add_churn, codistill_metrics, predictions_of
-from cascade_kd.experiment.joint import check_sharing, joint_name
+from cascade_kd.experiment.joint import check_sharing
 from cascade_kd.experiment.lists import check_lists
 from cascade_kd.experiment.nets import check_layers, nets_of
 from cascade_kd.experiment.request_lists import add_request_metrics
@@ -178,9 +178,8 @@ def _measure(config: ExperimentConfig, dataset: Dataset, rounds: list[Round]) ->
     distill: Tree = {}
     teachers = _teacher_metrics(config, dataset, rounds, labels)
     for pair in config.distill if len(rounds) > 1 else ():
-        joint = pair.mode == "joint"
-        teacher = rounds[-1][joint_name(pair.teacher)] if joint else rounds[-2][pair.teacher]
-        taught = teachers[joint_name(pair.teacher)] if joint else teachers.get(pair.teacher)
+        teacher = rounds[-1 if pair.mode == "joint" else -2][pair.source]
+        taught = teachers.get(pair.source)
         distill[pair.name] = distill_metrics(
             teacher.stage,
             final.trace.step(pair.student),

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from cascade_kd.distill.pair import joint_name
 from cascade_kd.experiment import joint as joint_training
 from cascade_kd.experiment import training
-from cascade_kd.experiment.joint import joint_name
 from cascade_kd.interrupt import Interrupted
 from cascade_kd.train import load_checkpoint, samples
 
