@@ -7,6 +7,8 @@ from dataclasses import replace
 from methods import Method, World, pair
 
 STEP = "lists_per_step = 16\n"
+ALPHAS = (0, 1, 4, 16)
+KS = (10, 20, 50, 100)
 DEPTH = {  # what the ranker orders, and how much of it is kept
     "recall": 'lists = "catalogue"\napproximate = true\ndepth = 100\n',
     "prerank": 'lists = "upstream"\n',
@@ -75,6 +77,18 @@ def of(student: str) -> tuple[Method, ...]:
     return tuple(replace(m, chosen=WEIGHTS[student][m.name]) for m in made if m.name in WEIGHTS[student])
 
 
+def alphas_and_ks(student: str) -> tuple[Method, ...]:
+    """Position weights and lengths of the teacher's list, one changed at a time."""
+    base = f"{FIRST[student]}{STEP}" + 'method = "topk-pointwise"\nk = {}\nalpha = {:g}'
+    points = [("alpha", alpha, 50, alpha) for alpha in ALPHAS] + [("K", k, k, 1.0) for k in KS]
+    weight = WEIGHTS[student]["topk-pointwise"]
+    return tuple(
+        Method(f"{what} = {value:g}", pair(base.format(k, alpha), "rank", student), weight)
+        for what, value, k, alpha in points
+    )
+
+
+SWEEP = World("alpha-and-k", "prerank", "rank", alphas_and_ks("prerank"), "movielens-1m-lists")  # one seed
 LIST_WORLDS = tuple(
     World(f"{student}-lists", student, "rank", of(student), "movielens-1m-lists") for student in ("prerank", "recall")
 )

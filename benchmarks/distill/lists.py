@@ -1,12 +1,13 @@
 """Runs the distillers without logits end to end and writes their table.
 
     python benchmarks/distill/lists.py --runs runs/distill [--only WORLD/METHOD ...] [--seeds 0 1 2]
+    python benchmarks/distill/lists.py --runs runs/distill --only alpha-and-k --seeds 0
     python benchmarks/distill/lists.py --show
 
 As ``table.py``, with the methods of ``list_methods.py``: the ranker's order teaches the recall stage
 (``recall-lists``) or the pre-ranker (``prerank-lists``). What counts is how many of the users' test likes are in the
 ten of the whole cascade, and in which stage the others were lost. ± is the standard error of the paired difference over
-seeds.
+seeds. What the position weight alpha and the length K of the teacher's list change is drawn, from one seed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from list_methods import LIST_WORLDS
+import altair as alt
+from list_methods import LIST_WORLDS, SWEEP
 from methods import World
 from running import README, Results, Tree, difference_of, in_readme, mean_of, parsed, rows_of, run_all
 
 RESULTS = Path(__file__).parents[1] / "results" / "lists.jsonl"
+PICTURE = RESULTS.with_name("lists-alpha-k.svg")
 STAGES = ("recall", "prerank", "rank")
 SHOWN = ("recall@10", "ndcg@10", *(f"lost in {stage}" for stage in STAGES))
 CHANGES = ("recall@10", "ndcg@10", "kept by student")
@@ -76,9 +79,35 @@ def with_tables(readme: str, results: Results) -> str:
     return in_readme(readme, "distill/lists.py", lines)
 
 
+def picture(results: Results) -> alt.HConcatChart:
+    """Differences to the undistilled student, over alpha at K = 50 and over K at alpha = 1."""
+    points = []
+    for row in rows_of(SWEEP, results):
+        what, _, value = row["method"].partition(" = ")
+        (seed,) = row["seeds"].values()
+        points += [
+            {"what": what, "value": value, "figure": name, "change": seed["after"][name] - seed["before"][name]}
+            for name in CHANGES
+        ]
+    drawn = alt.Chart(alt.Data(values=points)).mark_line(point=True)
+    sides = [
+        drawn.transform_filter(alt.datum.what == what)
+        .encode(
+            x=alt.X("value:O", sort=None, title=f"{what} ({rest})"),
+            y=alt.Y("change:Q", title="difference to the undistilled student"),
+            color=alt.Color("figure:N", title=None),
+        )
+        .properties(width=260, height=200)
+        for what, rest in (("alpha", "K = 50"), ("K", "alpha = 1"))
+    ]
+    return alt.hconcat(*sides).resolve_scale(y="shared")
+
+
 def main() -> None:
-    results = run_all(parsed(__doc__), LIST_WORLDS, RESULTS, figures)
+    results = run_all(parsed(__doc__), (*LIST_WORLDS, SWEEP), RESULTS, figures)
     README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
+    if rows_of(SWEEP, results):
+        picture(results).save(PICTURE)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
     seen = set()
-    for world in (*module("methods").WORLDS, *module("list_methods").LIST_WORLDS):
+    lists = module("list_methods")
+    for world in (*module("methods").WORLDS, *lists.LIST_WORLDS, lists.SWEEP):
         for method in world.methods:
             assert (world.name, method.name) not in seen
             seen.add((world.name, method.name))
@@ -76,6 +77,7 @@ def test_the_readme_holds_the_tables_of_the_results(module: Any) -> None:
 
 
 def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(module: Any) -> None:
+    pytest.importorskip("altair", reason="the extra `report` brings altair")
     lists = module("lists")
     world = module("list_methods").LIST_WORLDS[0]
     assert world.student == "prerank"
@@ -106,3 +108,21 @@ def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(
     text = lists.with_tables("<!-- distill/lists.py -->\nold\n<!-- end -->", {(world.name, name): row})
     assert "old" not in text
     assert "orders with NDCG@10 0.0900, where `prerank` itself has 0.0800" in text
+
+
+def test_the_picture_has_a_point_for_every_alpha_and_k(module: Any) -> None:
+    pytest.importorskip("altair", reason="the extra `report` brings altair")
+    lists, methods = module("lists"), module("list_methods")
+    results = {}
+    for number, method in enumerate(methods.SWEEP.methods):
+        before = dict.fromkeys(lists.CHANGES, 0.1)
+        seed = {"before": before, "after": {name: 0.1 + number / 100 for name in before}}
+        results[methods.SWEEP.name, method.name] = {"method": method.name, "seeds": {"0": seed}}
+    spec = lists.picture(results).to_dict()
+    points = spec["data"]["values"] if "data" in spec else spec["hconcat"][0]["data"]["values"]
+    assert len(points) == len(lists.CHANGES) * (len(methods.ALPHAS) + len(methods.KS))
+    assert {(point["what"], point["value"]) for point in points} == {
+        *(("alpha", f"{alpha:g}") for alpha in methods.ALPHAS),
+        *(("K", f"{k:g}") for k in methods.KS),
+    }
+    assert max(point["change"] for point in points) == pytest.approx(0.07)
