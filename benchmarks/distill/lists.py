@@ -6,57 +6,101 @@
 
 As ``table.py``, with the methods of ``list_methods.py``: the ranker's order teaches the recall stage
 (``recall-lists``) or the pre-ranker (``prerank-lists``). What counts is how many of the users' test likes are in the
-ten of the whole cascade, and in which stage the others were lost. ± is the standard error of the paired difference over
-seeds. What the position weight alpha and the length K of the teacher's list change is drawn, from one seed.
+ten of the whole cascade, its weights chosen by ``reweigh.py``, in which stage the others were lost, and what changes
+where the first two stages keep 100 and 20 (tight) in the place of 200 and 50. ± is the standard error of the paired
+difference over seeds. What the position weight alpha and the length K of the teacher's list change is drawn, from one
+seed.
 """
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import altair as alt
+import torch
 from list_methods import LIST_WORLDS, SWEEP
-from methods import World
-from running import README, Results, Tree, difference_of, in_readme, mean_of, parsed, rows_of, run_all
+from methods import Method, World
+from reweigh import reweighed
+from running import README, Results, Tree, difference_of, experiment, in_readme, mean_of, parsed, rows_of, run_all
+
+from cascade_kd.cascade import Cascade
+from cascade_kd.config import ExperimentConfig
+from cascade_kd.data import Dataset, load, prepare
+from cascade_kd.evaluate import Evaluation, evaluate
+from cascade_kd.experiment.rounds import train_rounds
+from cascade_kd.experiment.run import stage_labels
+from cascade_kd.experiment.store import Store
+from cascade_kd.experiment.workshop import Round, Workshop
+from cascade_kd.experiment.worth import order_of_kept
+from cascade_kd.memory import kept_memory
+from cascade_kd.train import ProgressLog
 
 RESULTS = Path(__file__).parents[1] / "results" / "lists.jsonl"
 PICTURE = RESULTS.with_name("lists-alpha-k.svg")
 STAGES = ("recall", "prerank", "rank")
 SHOWN = ("recall@10", "ndcg@10", *(f"lost in {stage}" for stage in STAGES))
-CHANGES = ("recall@10", "ndcg@10", "kept by student")
+TIGHT = {"recall": 100, "prerank": 20}  # budgets at which a better cut counts for more
+CHANGES = ("recall@10", "ndcg@10", "kept by student", "recall@10, tight", "ndcg@10, tight")
 
 
-def figures(world: World, metrics: Tree) -> Tree:
-    """What the table shows of a run's metrics.json, seed by seed: before and after, and the orders of both."""
+def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
+    """What the results keep of an experiment: figures before and after by seed, and the orders of ``order_of_kept``."""
+    started = time.perf_counter()
+    config, out = experiment(world, method, options.runs, options.seeds)
+    dataset = load(prepare(config.definition, base=config.dataset_file.parent))
     seeds: Tree = {}
-    for seed, tree in metrics["seeds"].items():
-        worth = next(of["order_of_kept"] for of in tree["distill"].values())
-        seeds[seed] = {
-            "before": _of_cascade(world, tree["baseline"]["cascade"]),
-            "after": _of_cascade(world, tree["cascade"]),
-            "order of kept": {who: of["ndcg@10"]["mean"] for who, of in worth.items()},
-        }
-    return seeds
+    with kept_memory(), ProgressLog() as progress:
+        for seed in options.seeds:
+            before, after = train_rounds(Workshop(config, dataset, out, Store(), progress), seed)
+            if seed not in _BEFORE:
+                _BEFORE[seed] = _evaluated(config, dataset, before)
+            worth = order_of_kept(config, before, config.distill[0], _BEFORE[seed][0])
+            seeds[str(seed)] = {
+                "before": _figures(world, _BEFORE[seed]),
+                "after": _figures(world, _evaluated(config, dataset, after)),
+                "order of kept": {who: of["ndcg@10"]["mean"] for who, of in worth.items()},
+            }
+    return {"wall_s": round(time.perf_counter() - started, 1), "threads": torch.get_num_threads(), "seeds": seeds}
 
 
-def _of_cascade(world: World, cascade: Tree) -> dict[str, float]:
-    found = {name: cascade[name]["mean"] for name in ("recall@10", "ndcg@10")}
-    found |= {f"lost in {stage}": cascade["lost"][stage]["mean"] for stage in STAGES}
-    return found | {"kept by student": cascade["survival"][world.student]["mean"]}
+_BEFORE: dict[int, list[Evaluation]] = {}  # of the undistilled cascade, which all methods have in common, by seed
+
+
+def _evaluated(config: ExperimentConfig, dataset: Dataset, stages: Round) -> list[Evaluation]:
+    """At the budgets of the file, and at ``TIGHT`` ones."""
+    labels = stage_labels(config, dataset)
+    label = labels[config.stages[-1].name].label
+    found = []
+    for keeps in ({}, TIGHT):
+        chain: list[Any] = [stages[stage.name].stage for stage in config.stages]
+        chain = [replace(stage, keep=keeps.get(stage.name, stage.keep)) for stage in chain]
+        found.append(evaluate(reweighed(Cascade(tuple(chain)), dataset, label), dataset, labels, config.evaluate))
+    return found
+
+
+def _figures(world: World, found: Sequence[Evaluation]) -> dict[str, float]:
+    wide, tight = (evaluation.cascade for evaluation in found)
+    figures = {name: wide[name]["mean"] for name in ("recall@10", "ndcg@10")}
+    figures |= {f"lost in {stage}": wide["lost"][stage]["mean"] for stage in STAGES}
+    figures["kept by student"] = wide["survival"][world.student]["mean"]
+    return figures | {f"{name}, tight": tight[name]["mean"] for name in ("recall@10", "ndcg@10")}
 
 
 def table(world: World, rows: Sequence[Tree]) -> list[str]:
     """The markdown table of one student."""
     lines = [
         "| method, weight | Recall@10 | NDCG@10 | lost in recall | in prerank | in rank "
-        f"| Δ Recall@10 | Δ NDCG@10 | Δ kept by {world.student} | seeds |",
-        "|---|" + "---:|" * 9,
+        f"| Δ Recall@10 | Δ NDCG@10 | Δ kept by {world.student} | Δ Recall@10, tight | Δ NDCG@10, tight | seeds |",
+        "|---|" + "---:|" * 11,
     ]
     before = [seed["before"] for seed in max(rows, key=lambda row: len(row["seeds"]))["seeds"].values()]
-    lines.append(
-        f"| undistilled | {' | '.join(mean_of([of[key] for of in before]) for key in SHOWN)} | | | | {len(before)} |"
-    )
+    shown = " | ".join(mean_of([of[key] for of in before]) for key in SHOWN)
+    lines.append(f"| undistilled | {shown} | | | | | | {len(before)} |")
     for row in rows:
         seeds = list(row["seeds"].values())
         cells = [mean_of([s["after"][key] for s in seeds]) for key in SHOWN]
@@ -104,7 +148,7 @@ def picture(results: Results) -> alt.HConcatChart:
 
 
 def main() -> None:
-    results = run_all(parsed(__doc__), (*LIST_WORLDS, SWEEP), RESULTS, figures)
+    results = run_all(parsed(__doc__), (*LIST_WORLDS, SWEEP), RESULTS, measure)
     README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
     if rows_of(SWEEP, results):
         picture(results).save(PICTURE)

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from methods import Method, World
 
-from cascade_kd.config import load_experiment
-from cascade_kd.experiment import run
-from cascade_kd.train import ProgressLog
+from cascade_kd.config import ExperimentConfig, load_experiment
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -30,19 +28,14 @@ def chosen(worlds: Sequence[World], only: Sequence[str]) -> Iterator[tuple[World
                 yield world, method
 
 
-def completed(world: World, method: Method, runs: Path, seeds: Sequence[int], device: str) -> Tree:
-    """The metrics of one experiment, run unless it is complete."""
+def experiment(world: World, method: Method, runs: Path, seeds: Sequence[int]) -> tuple[ExperimentConfig, Path]:
+    """One experiment, written where it will run, and its run directory."""
     folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", method.name.lower())
     written = folder / "experiment.toml"
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(world.text() + method.toml(method.chosen), "utf-8")
-    out = folder / ("seeds-" + "-".join(map(str, seeds)))
-    if not (out / "metrics.json").exists():
-        config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
-        print(f"{world.name}: {method.name}", flush=True)
-        run(config, out, device=device, resume=out.exists(), progress=ProgressLog())
-    metrics: Tree = json.loads((out / "metrics.json").read_text("utf-8"))
-    return metrics
+    config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
+    return config, folder / ("seeds-" + "-".join(map(str, seeds)))
 
 
 def read_results(path: Path) -> Results:
@@ -63,7 +56,10 @@ def parsed(doc: str | None) -> argparse.Namespace:
 
 
 def run_all(
-    options: argparse.Namespace, worlds: Sequence[World], path: Path, figures_of: Callable[[World, Tree], Tree]
+    options: argparse.Namespace,
+    worlds: Sequence[World],
+    path: Path,
+    measure: Callable[[World, Method, argparse.Namespace], Tree],
 ) -> Results:
     """The results of ``path``, after those that the command line asks for and that are not there were run."""
     results = read_results(path)
@@ -71,10 +67,9 @@ def run_all(
         row = results.get((world.name, method.name))
         if row and row["weight"] == method.chosen and {str(seed) for seed in options.seeds} <= row["seeds"].keys():
             continue
-        metrics = completed(world, method, options.runs, options.seeds, options.device)
-        about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
-        row = {"world": world.name, "method": method.name, "weight": method.chosen, **about}
-        results[world.name, method.name] = row | {"seeds": figures_of(world, metrics)}
+        print(f"{world.name}: {method.name}", flush=True)
+        row = {"world": world.name, "method": method.name, "weight": method.chosen}
+        results[world.name, method.name] = row | measure(world, method, options)
         path.write_text("".join(json.dumps(row) + "\n" for row in results.values()), "utf-8")
     return results
 

@@ -15,15 +15,30 @@ the standard error of the paired difference over seeds.
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from methods import WORLDS, World
-from running import README, Results, Tree, difference_of, in_readme, mean_of, parsed, rows_of, run_all
+from methods import WORLDS, Method, World
+from running import README, Results, Tree, difference_of, experiment, in_readme, mean_of, parsed, rows_of, run_all
+
+from cascade_kd.experiment import run
+from cascade_kd.train import ProgressLog
 
 RESULTS = Path(__file__).parents[1] / "results" / "distill.jsonl"
 FIGURES = ("auc", "gauc", "logloss", "ece")
+
+
+def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
+    """What the results keep of an experiment, which is run unless it is complete."""
+    config, out = experiment(world, method, options.runs, options.seeds)
+    if not (out / "metrics.json").exists():
+        run(config, out, device=options.device, resume=out.exists(), progress=ProgressLog())
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
+    return about | {"seeds": figures(world, metrics)}
 
 
 def figures(world: World, metrics: Tree) -> Tree:
@@ -111,7 +126,7 @@ def with_tables(readme: str, results: Results) -> str:
 
 
 def main() -> None:
-    results = run_all(parsed(__doc__), WORLDS, RESULTS, figures)
+    results = run_all(parsed(__doc__), WORLDS, RESULTS, measure)
     README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
 
 

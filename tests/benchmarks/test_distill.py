@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from cascade_kd.cascade import Cascade
 from cascade_kd.config import load_experiment
+from cascade_kd.data import evaluation_requests
+from cascade_kd.experiment.rounds import train_rounds
+from cascade_kd.experiment.store import Store
+from cascade_kd.experiment.workshop import Workshop
+from cascade_kd.metrics import hits, recall_at
+from cascade_kd.train import ProgressLog
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
 
@@ -19,7 +28,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``module("table")``: a script of the folder, imported as it is run."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("methods", "list_methods", "running", "table", "lists", "sweep")
+    names = ("methods", "list_methods", "reweigh", "running", "table", "lists", "sweep")
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -82,28 +91,27 @@ def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(
     world = module("list_methods").LIST_WORLDS[0]
     assert world.student == "prerank"
 
-    def cascade(found: float) -> dict[str, Any]:
-        tree = {"recall@10": {"mean": found}, "ndcg@10": {"mean": found / 2}}
+    def cascade(found: float) -> dict[str, float]:
+        wide = {"recall@10": {"mean": found}, "ndcg@10": {"mean": found / 2}}
         lost = {"recall": {"mean": 0.4}, "prerank": {"mean": 0.3}, "rank": {"mean": 0.3 - found}}
-        return tree | {"lost": lost, "survival": {"prerank": {"mean": 0.1 + 2 * found}}}
+        whole = wide | {"lost": lost, "survival": {"prerank": {"mean": 0.1 + 2 * found}}}
+        tight = {"recall@10": {"mean": 3 * found}, "ndcg@10": {"mean": found}}
+        return lists._figures(world, [SimpleNamespace(cascade=whole), SimpleNamespace(cascade=tight)])
 
-    order = {"teacher": {"ndcg@10": {"mean": 0.09}}, "student": {"ndcg@10": {"mean": 0.08}}}
+    order = {"teacher": 0.09, "student": 0.08}
     seeds = {
-        seed: {
-            "cascade": cascade(after),
-            "baseline": {"cascade": cascade(0.1)},
-            "distill": {"a": {"order_of_kept": order}},
-        }
+        seed: {"before": cascade(0.1), "after": cascade(after), "order of kept": order}
         for seed, after in (("0", 0.11), ("1", 0.13))
     }
     name = world.methods[0].name
-    row = {"world": world.name, "method": name, "weight": 0.5, "seeds": lists.figures(world, {"seeds": seeds})}
+    row = {"world": world.name, "method": name, "weight": 0.5, "seeds": seeds}
     found = lists.table(world, [row])
     assert len({line.count("|") for line in found}) == 1
     # Differences .01 and .03: mean .02, standard deviation .01 sqrt 2, over sqrt 2; of what is kept twice that.
     assert found[-1] == (
         f"| {name}, 0.5 | 0.1200 | 0.0600 | 0.4000 | 0.3000 | 0.1800 "
-        "| +0.0200 ± 0.0100 | +0.0100 ± 0.0050 | +0.0400 ± 0.0200 | 2 |"
+        "| +0.0200 ± 0.0100 | +0.0100 ± 0.0050 | +0.0400 ± 0.0200 "
+        "| +0.0600 ± 0.0300 | +0.0200 ± 0.0100 | 2 |"
     )
     text = lists.with_tables("<!-- distill/lists.py -->\nold\n<!-- end -->", {(world.name, name): row})
     assert "old" not in text
@@ -126,3 +134,30 @@ def test_the_picture_has_a_point_for_every_alpha_and_k(module: Any) -> None:
         *(("K", f"{k:g}") for k in methods.KS),
     }
     assert max(point["change"] for point in points) == pytest.approx(0.07)
+
+
+def test_weights_are_those_of_the_best_validation_recall(module: Any, tiny: Any, dataset: Any, tmp_path: Path) -> None:
+    reweigh = module("reweigh")
+    with ProgressLog(quiet=True) as progress:
+        shop = Workshop(load_experiment(tiny(epochs=1, distill="")), dataset, tmp_path / "run", Store(), progress)
+        (stages,) = train_rounds(shop, 0)
+    recall, prerank, rank = (stages[name].stage for name in ("recall", "prerank", "rank"))
+    asked = evaluation_requests(dataset, "valid", "click")
+    received = recall(asked.requests, None)
+    for weight, ordered in reweigh.orders(prerank, asked.requests, received).items():
+        served = replace(prerank, upstream_weight=weight).order(asked.requests, received)
+        assert torch.equal(ordered.item_BK, served.item_BK)
+        assert torch.equal(ordered.valid_BK, served.valid_BK)
+
+    def found(*chain: Any) -> float:
+        kept = Cascade(chain)(asked.requests)
+        hit_BK = hits(kept.item_BK, kept.valid_BK, asked.offsets_B1, asked.positive_P)
+        return recall_at(hit_BK, asked.offsets_B1.diff(), chain[-1].keep).mean or 0.0
+
+    chain = [recall]
+    later = reweigh.reweighed(Cascade((recall, prerank, rank)), dataset, "click").stages[1:]
+    for stage, chosen in zip((prerank, rank), later, strict=True):
+        of_weights = {w: found(*chain, replace(stage, upstream_weight=w)) for w in reweigh.WEIGHTS}
+        assert of_weights[chosen.upstream_weight] == max(of_weights.values())
+        assert len(set(of_weights.values())) > 1
+        chain.append(chosen)
