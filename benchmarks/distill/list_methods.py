@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from methods import Method, World, pair
 
+FILE = "movielens-1m-lists"
 STEP = "lists_per_step = 16\n"
 ALPHAS = (0, 1, 4, 16)
 KS = (10, 20, 50, 100)
@@ -88,7 +89,16 @@ def alphas_and_ks(student: str) -> tuple[Method, ...]:
     )
 
 
-SWEEP = World("alpha-and-k", "prerank", "rank", alphas_and_ks("prerank"), "movielens-1m-lists")  # one seed
-LIST_WORLDS = tuple(
-    World(f"{student}-lists", student, "rank", of(student), "movielens-1m-lists") for student in ("prerank", "recall")
+SWEEP = World("alpha-and-k", "prerank", "rank", alphas_and_ks("prerank"), FILE)  # one seed
+REFRESHED = ("topk-pairwise", "topk-listwise", "rrd")
+FRESH = ("stage.prerank.refresh=true", "stage.rank.refresh=true")
+LIST_WORLDS = (
+    *(World(f"{student}-lists", student, "rank", of(student), FILE) for student in ("prerank", "recall")),
+    World(
+        "recall-lists-refreshed",  # the later stages are trained again, on what the student hands on
+        "recall",
+        "rank",
+        tuple(replace(method, settings=FRESH) for method in of("recall") if method.name in REFRESHED),
+        FILE,
+    ),
 )
