@@ -91,11 +91,12 @@ def alphas_and_ks(student: str) -> tuple[Method, ...]:
 
 SWEEP = World("alpha-and-k", "prerank", "rank", alphas_and_ks("prerank"), FILE)  # one seed
 REFRESHED = ("topk-pairwise", "topk-listwise", "rrd")
-FRESH = ("stage.prerank.refresh=true", "stage.rank.refresh=true")
+# A round hands its lists to the next: the later stages of round 2 learn on those of the student of round 1.
+FRESH = ("rounds=2", "stage.prerank.refresh=true", "stage.rank.refresh=true")
 LIST_WORLDS = (
     *(World(f"{student}-lists", student, "rank", of(student), FILE) for student in ("prerank", "recall")),
     World(
-        "recall-lists-refreshed",  # the later stages are trained again, on what the student hands on
+        "recall-lists-refreshed",
         "recall",
         "rank",
         tuple(replace(method, settings=FRESH) for method in of("recall") if method.name in REFRESHED),

@@ -56,7 +56,7 @@ def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
     seeds: Tree = {}
     with kept_memory(), ProgressLog() as progress:
         for seed in options.seeds:
-            before, after = train_rounds(Workshop(config, dataset, out, Store(), progress), seed)
+            before, *_, after = train_rounds(Workshop(config, dataset, out, Store(), progress), seed)
             if seed not in _BEFORE:
                 _BEFORE[seed] = _evaluated(config, dataset, before)
             worth = order_of_kept(config, before, config.distill[0], _BEFORE[seed][0])
