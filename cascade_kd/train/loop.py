@@ -38,6 +38,7 @@ from cascade_kd.train.state import (
     end_epoch,
     load_best,
     own_state,
+    rate_factor,
     resume,
     save,
 )
@@ -105,7 +106,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                 exchange.read(state.step)
                 state.peers = {str(peer): step for peer, step in exchange.used.items()}
                 bar.exchanged(state.step, state.peers)
-            scale_rates(optimizers, train.plateau_factor**state.plateaus)
+            scale_rates(optimizers, rate_factor(state, train, batches.steps_per_epoch))
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
             with DeferredInterrupt() as interrupt:
                 interrupt.signum = late

@@ -178,6 +178,10 @@ class TrainConfig(BaseModel):
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)
     """Stop after so many epochs in a row without a better `monitor`; 0 never stops early."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How learning rates go from epoch to epoch: `linear` and `cosine` fall towards 0 over `epochs`, whatever the
+    monitor does. Trainings of equal `epochs` then have equal rates, as a fair comparison wants; with `patience = 0` all
+    of them are taken."""
     plateau_factor: float = Field(default=1.0, gt=0, le=1)
     """Learning rates are multiplied by it after every epoch without a better `monitor`; 1 keeps them."""
     monitor: str = Field(default_factory=_default_monitor)

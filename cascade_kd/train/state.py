@@ -60,6 +60,13 @@ class State:
         self.step += 1
 
 
+def rate_factor(state: State, train: TrainConfig, steps_per_epoch: int) -> float:
+    """What learning rates are multiplied by in the epoch that ``state`` is in."""
+    progress = state.step // steps_per_epoch / train.epochs
+    falling = {"constant": 1.0, "linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2.0}
+    return falling[train.schedule] * train.plateau_factor**state.plateaus
+
+
 def is_finished(folder: Path) -> bool:
     """Whether ``folder`` holds a training that came to its end."""
     last = folder / "last.json"

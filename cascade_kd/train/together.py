@@ -33,7 +33,7 @@ from cascade_kd.train.monitor import Monitor
 from cascade_kd.train.norms import gradient_norms
 from cascade_kd.train.optimizers import make_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
-from cascade_kd.train.state import BEST_FILE, State, end_epoch, save, state_dict
+from cascade_kd.train.state import BEST_FILE, State, end_epoch, rate_factor, save, state_dict
 from cascade_kd.train.task import Batches, LossParts, OnBatch, Task, make_batches, make_loss, make_sampler
 
 TOGETHER_FILE = "together.safetensors"  # of all stages, in the folder of the first, until they are done
@@ -151,7 +151,8 @@ def _train(
     learning = [not course.state.finished for course in courses]
     total_steps = max(course.total_steps for course in courses)
     for course in live:
-        scale_rates(course.optimizers, course.task.train.plateau_factor**course.state.plateaus)
+        factor = rate_factor(course.state, course.task.train, course.batches.steps_per_epoch)
+        scale_rates(course.optimizers, factor)
         course.model.train()
     optimizers = [*(o for course in live for o in course.optimizers), *learnt]
     end = min(course.epoch_end for course in live)
