@@ -72,7 +72,9 @@ samples = [{{ from = "impressions" }}]
 learning_rate = 8e-3
 embedding_l2 = 1e-4
 plateau_factor = 0.3
+milestones = [10]
 epochs = 12
+patience = 0
 '''
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
 
 Loss = Literal["bce", "sampled-softmax", "full-softmax", "bpr", "ccl"]
 Source = Literal["impressions", "in-batch", "uniform", "popularity", "upstream", "hard"]
@@ -178,12 +178,11 @@ class TrainConfig(BaseModel):
     """Passes over the training rows, at most."""
     patience: int = Field(default=2, ge=0)
     """Stop after so many epochs in a row without a better `monitor`; 0 never stops early."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How learning rates go from epoch to epoch: `linear` and `cosine` fall towards 0 over `epochs`, whatever the
-    monitor does. Trainings of equal `epochs` then have equal rates, as a fair comparison wants; with `patience = 0` all
-    of them are taken."""
     plateau_factor: float = Field(default=1.0, gt=0, le=1)
     """Learning rates are multiplied by it after every epoch without a better `monitor`; 1 keeps them."""
+    milestones: tuple[PositiveInt, ...] = ()
+    """Learning rates are multiplied by `plateau_factor` after these epochs and no other, whatever the monitor does, so
+    that a student and its distilled self have the same rates. Wants `patience = 0`, or a run may end before."""
     monitor: str = Field(default_factory=_default_monitor)
     """`auc`, `logloss` or `recall@K` on the validation part; the default is auc with bce and bpr, else recall@50.
     `recall@K` is of the whole catalogue for a first stage, and of what the stages before hand on for a later one, in
@@ -215,6 +214,18 @@ class TrainConfig(BaseModel):
         twice = sorted({source for source in sources if sources.count(source) > 1})
         if twice:
             raise ValueError(f"'{twice[0]}' is listed twice; give one entry a source")
+        return value
+
+    @field_validator("milestones")
+    @classmethod
+    def _rates_fall_in_time(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"want epochs in ascending order, each once, got {list(value)}")
+        epochs = info.data.get("epochs")
+        if value and epochs is not None and value[-1] >= epochs:
+            raise ValueError(f"the rates would fall after the last of {epochs} epochs, got {list(value)}")
+        if value and info.data.get("plateau_factor") == 1:
+            raise ValueError("plateau_factor is 1, so rates do not fall; want one below 1 beside milestones")
         return value
 
     @field_validator("monitor")

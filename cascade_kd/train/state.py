@@ -62,9 +62,10 @@ class State:
 
 def rate_factor(state: State, train: TrainConfig, steps_per_epoch: int) -> float:
     """What learning rates are multiplied by in the epoch that ``state`` is in."""
-    progress = state.step // steps_per_epoch / train.epochs
-    falling = {"constant": 1.0, "linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2.0}
-    return falling[train.schedule] * train.plateau_factor**state.plateaus
+    epochs = state.step // steps_per_epoch
+    drops = sum(epochs >= milestone for milestone in train.milestones) if train.milestones else state.plateaus
+    factor: float = train.plateau_factor**drops
+    return factor
 
 
 def is_finished(folder: Path) -> bool:
