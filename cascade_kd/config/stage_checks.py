@@ -63,6 +63,11 @@ def _depth(level: Level | None) -> int:
     return LEVELS.index(level) if level else -1
 
 
+def _is_first(draft: StageDraft) -> bool:
+    """Whether nothing is handed on to it; a teacher is given what the last stage receives."""
+    return draft.place == 0 and not isinstance(draft.keys, TeacherEntry)
+
+
 def _check_type(draft: StageDraft) -> Iterator[Problem]:
     """The type serves the level, and an index stands where something retrieves."""
     keys, kind = draft.keys, draft.kind
@@ -104,8 +109,7 @@ def check_training(draft: StageDraft, definition: DatasetDefinition | None) -> I
     if train.loss != "bce" and train.monitor == "logloss":
         message = f"loss '{train.loss}' gives no probabilities, so logloss is no monitor; want 'auc' or 'recall@K'"
         yield draft.problem(("train", "monitor"), message)
-    first = draft.place == 0 and not isinstance(draft.keys, TeacherEntry)
-    if train.monitor.startswith("recall@") and first and not tower and train.loss not in BY_VECTORS:
+    if train.monitor.startswith("recall@") and _is_first(draft) and not tower and train.loss not in BY_VECTORS:
         message = "a first stage takes recall@K over the whole catalogue by user and item vectors"
         yield draft.problem(
             ("train", "monitor"), f"{message}, which type '{draft.keys.type}' lacks; want 'auc' or 'logloss'"
@@ -184,7 +188,7 @@ def _check_samples(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
     by_rows = f"loss '{train.loss}' of a model without vectors" if pairs else f"loss '{train.loss}'"
     for number, source in enumerate(train.samples):
         at: KeyPath = ("train", "samples", number)
-        if source.source == "upstream" and draft.place == 0 and not isinstance(draft.keys, TeacherEntry):
+        if source.source == "upstream" and _is_first(draft):
             want = "'impressions' or 'uniform'" if on_rows else "'in-batch' or 'uniform'"
             message = f"the first stage has no stage before it to take samples from; want {want}"
             yield draft.problem((*at, "from"), message)
@@ -210,8 +214,8 @@ def _check_one_class(draft: StageDraft, train: TrainConfig, definition: DatasetD
     if train.lacks_negatives:
         yield draft.problem(("train", "samples"), f"{label}, so there is no negative row to learn from; {DRAW}")
     if train.monitor == "auc":
-        tower = draft.kind is None or draft.kind.is_tower
-        yield draft.problem(("train", "monitor"), f"{label}, so auc is not defined; {other_monitor(tower=tower)}")
+        recall = draft.kind is None or draft.kind.is_tower or not _is_first(draft)
+        yield draft.problem(("train", "monitor"), f"{label}, so auc is not defined; {other_monitor(recall=recall)}")
 
 
 def check_features(draft: StageDraft, definition: DatasetDefinition) -> Iterator[Problem]:

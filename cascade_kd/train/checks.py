@@ -34,6 +34,6 @@ def check_rows(stage: str, dataset: Dataset, rows_M: Tensor | None, train: Train
     if len(label_V) == 0:
         raise DataError(f"{found}; enlarge the part by [split] valid")
     if train.monitor == "auc" and true in (0, len(label_V)):
-        raise DataError(f"{found}, so auc is not defined; {other_monitor(tower=tower and true > 0)}")
+        raise DataError(f"{found}, so auc is not defined; {other_monitor(recall=tower and true > 0)}")
     if train.monitor.startswith("recall@") and true == 0:
-        raise DataError(f"{found}, so recall is not defined; {other_monitor(tower=False)}, or enlarge the part")
+        raise DataError(f"{found}, so recall is not defined; {other_monitor(recall=False)}, or enlarge the part")

@@ -33,9 +33,9 @@ def _default_batch_size(data: dict[str, Any]) -> int:
     return 32 if data.get("sequences") else 4096
 
 
-def other_monitor(*, tower: bool) -> str:
-    """The remedy where a monitor is not defined: recall@K, which takes user and item vectors, or logloss."""
-    return 'set monitor = "recall@50"' if tower else 'set monitor = "logloss"'
+def other_monitor(*, recall: bool) -> str:
+    """The remedy where a monitor is not defined: recall@K, where that is, or logloss."""
+    return 'set monitor = "recall@50"' if recall else 'set monitor = "logloss"'
 
 
 def _default_samples(data: dict[str, Any]) -> tuple[SampleSource, ...]:

@@ -187,7 +187,7 @@ def test_an_implicit_set_needs_drawn_negatives_and_another_monitor(project: Any)
     problems = {problem.key: problem.message for problem in project.problems()}
     assert set(problems) == {"train.samples", "train.monitor"}
     assert problems["train.samples"].startswith(ALL + "there is no negative row to learn from; draw some: samples = [")
-    assert problems["train.monitor"] == ALL + 'auc is not defined; set monitor = "logloss"'  # dcnv2 has no towers
+    assert problems["train.monitor"] == ALL + 'auc is not defined; set monitor = "recall@50"'
 
 
 def test_towers_watch_recall_instead(project: Any) -> None:
@@ -222,4 +222,28 @@ def test_auxiliary_labels(project: Any, label: str, loss: str, words: str | None
     else:
         at, message = the_problem(project)
         assert at == f"model.auxiliary.{label}"
+        assert words in message
+
+
+# -- when learning rates fall
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("plateau_factor = 0.3\nmilestones = [2, 4]", None),
+        ("plateau_factor = 0.3\nmilestones = [4, 2]", "want epochs in ascending order, each once, got [4, 2]"),
+        ("plateau_factor = 0.3\nmilestones = [2, 2]", "want epochs in ascending order, each once, got [2, 2]"),
+        ("plateau_factor = 0.3\nmilestones = [5]", "would fall after the last of 5 epochs, got [5]"),
+        ("milestones = [2]", "plateau_factor is 1, so rates do not fall; want one below 1 beside milestones"),
+    ],
+)
+def test_milestones(project: Any, keys: str, words: str | None) -> None:
+    project.edit("exp.toml", "#prerank", "train.epochs = 5")
+    project.edit("stages/prerank.toml", "[train]", f"[train]\n{keys}")
+    if words is None:
+        assert project.load().stage("prerank").train.milestones == (2, 4)
+    else:
+        at, message = the_problem(project)
+        assert at.startswith("train.milestones")
         assert words in message
