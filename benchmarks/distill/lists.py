@@ -45,7 +45,7 @@ PICTURE = RESULTS.with_name("lists-alpha-k.svg")
 STAGES = ("recall", "prerank", "rank")
 SHOWN = ("recall@10", "ndcg@10", *(f"lost in {stage}" for stage in STAGES))
 TIGHT = {"recall": 100, "prerank": 20}  # budgets at which a better cut counts for more
-CHANGES = ("recall@10", "ndcg@10", "kept by student", "recall@10, tight", "ndcg@10, tight")
+CHANGES = ("recall@10", "ndcg@10", "recall@10, tight", "ndcg@10, tight", "student's ndcg@10", "kept by student")
 
 
 def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
@@ -87,6 +87,7 @@ def _figures(world: World, found: Sequence[Evaluation]) -> dict[str, float]:
     wide, tight = (evaluation.cascade for evaluation in found)
     figures = {name: wide[name]["mean"] for name in ("recall@10", "ndcg@10")}
     figures |= {f"lost in {stage}": wide["lost"][stage]["mean"] for stage in STAGES}
+    figures["student's ndcg@10"] = found[0].stages[world.student]["ndcg@10"]["mean"]
     figures["kept by student"] = wide["survival"][world.student]["mean"]
     return figures | {f"{name}, tight": tight[name]["mean"] for name in ("recall@10", "ndcg@10")}
 
@@ -95,12 +96,13 @@ def table(world: World, rows: Sequence[Tree]) -> list[str]:
     """The markdown table of one student."""
     lines = [
         "| method, weight | Recall@10 | NDCG@10 | lost in recall | in prerank | in rank "
-        f"| Δ Recall@10 | Δ NDCG@10 | Δ kept by {world.student} | Δ Recall@10, tight | Δ NDCG@10, tight | seeds |",
-        "|---|" + "---:|" * 11,
+        f"| Δ Recall@10 | Δ NDCG@10 | Δ Recall@10, tight | Δ NDCG@10, tight "
+        f"| Δ {world.student}'s own NDCG@10 | Δ kept by {world.student} | seeds |",
+        "|---|" + "---:|" * 12,
     ]
     before = [seed["before"] for seed in max(rows, key=lambda row: len(row["seeds"]))["seeds"].values()]
     shown = " | ".join(mean_of([of[key] for of in before]) for key in SHOWN)
-    lines.append(f"| undistilled | {shown} | | | | | | {len(before)} |")
+    lines.append(f"| undistilled | {shown} | | | | | | | {len(before)} |")
     for row in rows:
         seeds = list(row["seeds"].values())
         cells = [mean_of([s["after"][key] for s in seeds]) for key in SHOWN]

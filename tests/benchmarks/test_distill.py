@@ -96,7 +96,8 @@ def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(
         lost = {"recall": {"mean": 0.4}, "prerank": {"mean": 0.3}, "rank": {"mean": 0.3 - found}}
         whole = wide | {"lost": lost, "survival": {"prerank": {"mean": 0.1 + 2 * found}}}
         tight = {"recall@10": {"mean": 3 * found}, "ndcg@10": {"mean": found}}
-        return lists._figures(world, [SimpleNamespace(cascade=whole), SimpleNamespace(cascade=tight)])
+        stages = {"prerank": {"ndcg@10": {"mean": 4 * found}}}
+        return lists._figures(world, [SimpleNamespace(cascade=whole, stages=stages), SimpleNamespace(cascade=tight)])
 
     order = {"teacher": 0.09, "student": 0.08}
     seeds = {
@@ -110,8 +111,8 @@ def test_the_table_of_lists_counts_what_the_student_keeps_and_every_stage_loses(
     # Differences .01 and .03: mean .02, standard deviation .01 sqrt 2, over sqrt 2; of what is kept twice that.
     assert found[-1] == (
         f"| {name}, 0.5 | 0.1200 | 0.0600 | 0.4000 | 0.3000 | 0.1800 "
-        "| +0.0200 ± 0.0100 | +0.0100 ± 0.0050 | +0.0400 ± 0.0200 "
-        "| +0.0600 ± 0.0300 | +0.0200 ± 0.0100 | 2 |"
+        "| +0.0200 ± 0.0100 | +0.0100 ± 0.0050 "
+        "| +0.0600 ± 0.0300 | +0.0200 ± 0.0100 | +0.0800 ± 0.0400 | +0.0400 ± 0.0200 | 2 |"
     )
     text = lists.with_tables("<!-- distill/lists.py -->\nold\n<!-- end -->", {(world.name, name): row})
     assert "old" not in text
