@@ -190,7 +190,7 @@ def test_without_the_block_both_sides_of_a_hint_get_opposite_gradients(keys: dic
     z_R, l_R = (torch.randn(num, generator=generator).requires_grad_() for _ in range(2))
     h_t, h_s = (torch.randn(num, 8, generator=generator).requires_grad_() for _ in range(2))
     batch: Any = SimpleNamespace(weight_R=torch.rand(num, generator=generator), row_R=torch.arange(num))
-    moment = Moment(batch, Output(l_R, {"item.mlp.0": h_s}), {"rank joint": Output(z_R, {"mlp.0": h_t})}, 0, 1)
+    moment = Moment(batch, Output(l_R, {"item.mlp.0": h_s}), {"rank.joint": Output(z_R, {"mlp.0": h_t})}, 0, 1)
     pair: Any = make_pair(keys, block=False)
     term = live_logit_term(pair, None) if keys["method"] == "logit" else hidden_term(pair, [None], 0)
     of_teacher, of_student = (z_R, l_R) if keys["method"] == "logit" else (h_t, h_s)
@@ -220,8 +220,8 @@ def test_shared_rows_get_the_students_gradient_and_that_of_the_teachers_label(
     settle(teacher)
     alone = group(dataset, keys, student=student, teacher=teacher, trained=False)
     parts, apart = joint.parts(), alone.parts()
-    label = parts["rank joint label"]
-    assert parts.keys() == apart.keys() | {"rank joint label"}
+    label = parts["rank.joint label"]
+    assert parts.keys() == apart.keys() | {"rank.joint label"}
     for name, part in apart.items():
         assert torch.equal(parts[name], part), name
 
@@ -335,7 +335,7 @@ def test_a_frozen_teacher_evaluates_and_keeps_its_statistics(dataset: Dataset, k
     joint = group(dataset, keys, teacher=ranker(dataset, batch_norm=True, dropout=0.5))
     torch.manual_seed(0)
     first, again = joint.parts(), joint.parts()
-    assert not torch.equal(first["rank joint label"], again["rank joint label"])
+    assert not torch.equal(first["rank.joint label"], again["rank.joint label"])
     moved: Any = joint.teacher.state_dict()
     assert bool(moved["mlp.norm.0.running_mean"].any())
 
@@ -397,7 +397,7 @@ def test_a_weight_of_0_and_a_warm_up_leave_the_label_alone(dataset: Dataset, key
             continue  # refused: the hint phase is a start of its own
         made = group(dataset, keys, label_weight="rest", **more)
         parts = made.parts()
-        assert parts.keys() == {"label", "rank joint label"}
+        assert parts.keys() == {"label", "rank.joint label"}
         assert torch.equal(parts["label"], bce_of(made, made.student))
 
 
@@ -414,7 +414,7 @@ def test_learnt_weights_get_the_gradient_of_their_formula(dataset: Dataset) -> N
     (sum_of(list(parts.values()))).backward()
     expected = torch.stack([1 - plain[name].detach() for name in balance.names])
     torch.testing.assert_close(balance.log_sd_M.grad, expected)
-    assert torch.equal(parts["rank joint label"], plain["rank joint label"])  # the teacher's own loss is not weighed
+    assert torch.equal(parts["rank.joint label"], plain["rank.joint label"])  # the teacher's own loss is not weighed
     # A term that takes no part in a step leaves its weight alone.
     waiting = group(dataset, METHODS["kl"], label_weight="learned", warmup_steps=10)
     sum_of(list(waiting.parts().values())).backward()
@@ -496,7 +496,7 @@ def test_a_hint_phase_trains_up_to_the_guided_layer_alone(dataset: Dataset, mode
     steps = make_sampler(made.task).steps_per_epoch
     for step in (0, steps - 1):
         parts = made.parts(step)
-        assert parts.keys() == {made.pair.name} | ({"rank joint label"} if mode == "joint" else set())
+        assert parts.keys() == {made.pair.name} | ({"rank.joint label"} if mode == "joint" else set())
         found = gradient(sum_of(list(parts.values())), made.student)
         for name, got in found.items():
             if name.startswith(("head.", "cross.", "mlp.linear.1")):
@@ -528,19 +528,19 @@ def test_the_gradient_of_one_student_reaches_no_other(dataset: Dataset) -> None:
     made, other = two_students(dataset, METHODS["mse"], METHODS["direct matching"])
     parts = made.parts()
     name = "rank->other:hidden joint"
-    assert parts.keys() == {"label", made.pair.name, "other label", name, "rank joint label"}
+    assert parts.keys() == {"label", made.pair.name, "other label", name, "rank.joint label"}
     for part in ("label", made.pair.name):
         assert nothing(gradient(parts[part], other)), part
         assert something(gradient(parts[part], made.student)), part
     for part in ("other label", name):
         assert nothing(gradient(parts[part], made.student)), part
         assert something(gradient(parts[part], other)), part
-    assert nothing(gradient(parts["rank joint label"], other))
+    assert nothing(gradient(parts["rank.joint label"], other))
 
 
 def test_a_hint_phase_is_of_the_student_that_has_one(dataset: Dataset) -> None:
     made, _ = two_students(dataset, METHODS["phases"], METHODS["mse"])
-    assert made.parts(0).keys() == {made.pair.name, "other label", "rank->other:logit joint", "rank joint label"}
+    assert made.parts(0).keys() == {made.pair.name, "other label", "rank->other:logit joint", "rank.joint label"}
 
 
 Loss = Callable[[Moment], Tensor]
@@ -549,10 +549,10 @@ Loss = Callable[[Moment], Tensor]
 @pytest.mark.parametrize("weights", [(0.5, 0.2), (0.0, 0.3)])
 def test_terms_of_several_teachers_add_up(dataset: Dataset, weights: Sequence[float]) -> None:
     made = group(dataset, METHODS["mse"], trained=False)
-    live = [made.task.teachers[0], replace(made.task.teachers[0], name="second joint", model=ranker(dataset, "rank"))]
+    live = [made.task.teachers[0], replace(made.task.teachers[0], name="second.joint", model=ranker(dataset, "rank"))]
     terms = []
     for teacher, weight in zip(live, weights, strict=True):
-        pair: Any = make_pair(METHODS["mse"], teacher=teacher.name.removesuffix(" joint"))
+        pair: Any = make_pair(METHODS["mse"], teacher=teacher.name.removesuffix(".joint"))
         terms.append(replace(live_logit_term(pair, None), weight=lambda step, total, w=weight: w))
     asked: list[str] = []
 
@@ -591,7 +591,7 @@ def test_a_joint_multi_task_teacher_learns_its_other_labels(dataset: Dataset) ->
         teacher = MultiTask(config, dataset.online("rank"))
     made = group(dataset, {"method": "logit", "loss": "mse"}, teacher=teacher)
     parts = made.parts()
-    assert list(parts) == ["label", made.pair.name, "rank joint label", "rank joint head.conversion"]
-    parts["rank joint head.conversion"].backward()
+    assert list(parts) == ["label", made.pair.name, "rank.joint label", "rank.joint head.conversion"]
+    parts["rank.joint head.conversion"].backward()
     top = teacher.tops[1].state_dict(keep_vars=True)
     assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in top.values())
