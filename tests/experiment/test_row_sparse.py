@@ -33,6 +33,7 @@ def row_sparse(file: Path) -> Path:
     return file
 
 
+@pytest.mark.slow  # resumes of other optimisers are in test_guarantees
 def test_a_stopped_run_is_resumed_to_the_same_weights(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

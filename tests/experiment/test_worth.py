@@ -87,6 +87,7 @@ def test_a_teacher_that_orders_worse_is_noted(trained: Round, dataset: Dataset, 
     assert not list(notes_on_teachers(config, "7", {"distill": {pair.name: {"order_of_kept": other}}}))
 
 
+@pytest.mark.slow
 def test_a_report_has_it_where_lists_teach_alone(tiny: Callable[..., Path], tmp_path: Path) -> None:
     rows = '[[distill]]\nteacher = "rank"\nstudent = "prerank"\nmethod = "logit"\n'
     overrides = ["stage.recall.train.max_steps=2", "stage.prerank.train.max_steps=2"]
