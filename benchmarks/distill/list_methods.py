@@ -50,14 +50,19 @@ WEIGHTS = {
 }
 
 
+def topk(student: str, method: str, keys: str = "", k: int = 50, alpha: float = 1.0) -> str:
+    """The table of a topk- method."""
+    return pair(f'{FIRST[student]}{STEP}method = "topk-{method}"\nk = {k}\nalpha = {alpha:g}\n{keys}', "rank", student)
+
+
 def of(student: str) -> tuple[Method, ...]:
     """Every method on lists, for one student of the ranker."""
 
-    def listed(keys: str, kind: dict[str, str] = DEPTH, weight: str = "WEIGHT") -> str:
-        return pair(f"{kind[student]}{STEP}{keys}", "rank", student, weight)
+    def listed(keys: str) -> str:
+        return pair(f"{DEPTH[student]}{STEP}{keys}", "rank", student)
 
-    def first(method: str, keys: str = "", k: int = 50, alpha: float = 1.0) -> str:
-        return listed(f'method = "topk-{method}"\nk = {k}\nalpha = {alpha}\n{keys}', FIRST)
+    def first(method: str, keys: str = "") -> str:
+        return topk(student, method, keys)
 
     rrd = 'method = "rrd"\n'
     made = (
@@ -80,11 +85,10 @@ def of(student: str) -> tuple[Method, ...]:
 
 def alphas_and_ks(student: str) -> tuple[Method, ...]:
     """Position weights and lengths of the teacher's list, one changed at a time."""
-    base = f"{FIRST[student]}{STEP}" + 'method = "topk-pointwise"\nk = {}\nalpha = {:g}'
     points = [("alpha", alpha, 50, alpha) for alpha in ALPHAS] + [("K", k, k, 1.0) for k in KS]
     weight = WEIGHTS[student]["topk-pointwise"]
     return tuple(
-        Method(f"{what} = {value:g}", pair(base.format(k, alpha), "rank", student), weight)
+        Method(f"{what} = {value:g}", topk(student, "pointwise", k=k, alpha=alpha), weight)
         for what, value, k, alpha in points
     )
 

@@ -1,10 +1,9 @@
-"""Chooses weights: every method of this folder's tables at its weights, on the validation part, seed 0.
+"""Chooses weights: every method of ``methods.py`` at its weights, on the validation part, seed 0.
 
     python benchmarks/distill/sweep.py [--only WORLD/METHOD ...]
 
-Prints and appends to ``benchmarks/results/distill-sweep.jsonl`` the student's best epoch by what its
-``[train] monitor`` names, AUC or Recall@K of the validation part, which is what early stopping keeps; the test part is
-not read. What is in the file is not run again.
+Prints and appends to ``benchmarks/results/distill-sweep.jsonl`` the validation AUC of the student's best epoch, which
+is what early stopping keeps; the test part is not read. What is in the file is not run again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from list_methods import LIST_WORLDS
 from methods import WORLDS, Method, World
 from running import chosen
 
@@ -50,7 +48,7 @@ def validation(world: World, method: Method, weight: float, datasets: dict[str, 
         "world": world.name,
         "method": method.name,
         "weight": weight,
-        curve[0]["metric"]: round(best, 5),
+        "auc": round(best, 5),
         "epoch": values.index(best) + 1,
         "epochs": len(values),
         "seconds": round(time.perf_counter() - started),
@@ -64,7 +62,7 @@ def main() -> None:
     lines = RESULTS.read_text("utf-8").splitlines() if RESULTS.exists() else []
     known = {(row["world"], row["method"], row["weight"]) for row in map(json.loads, lines)}
     datasets: dict[str, Dataset] = {}
-    for world, method in chosen((*WORLDS, *LIST_WORLDS), options.only):
+    for world, method in chosen(WORLDS, options.only):
         for weight in method.weights:
             if (world.name, method.name, weight) not in known:
                 row = validation(world, method, weight, datasets)
