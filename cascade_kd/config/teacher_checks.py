@@ -14,6 +14,7 @@ from cascade_kd.config.stage_checks import check_features, check_training
 from cascade_kd.config.words import choose
 from cascade_kd.data.definition import DatasetDefinition
 from cascade_kd.errors import Problem
+from cascade_kd.train.settings import TrainConfig
 
 OF_A_MODEL = ("type", "level", "model", "train", "use", "copies")
 
@@ -35,16 +36,22 @@ def check_teachers(
         if stands_in(keys):
             yield from _check_stand_in(draft, keys, teachers, stages, definition)
             continue
-        if keys.train is not None and len(stages) == 1 and any(s.source == "upstream" for s in keys.train.samples):
-            message = "'upstream' samples of a teacher are drawn from what the last stage receives, and it is the first"
-            yield draft.problem(("train", "samples"), f"{message}; want 'uniform' or another source")
-        tower = draft.kind is None or draft.kind.is_tower
-        if keys.train is not None and len(stages) == 1 and not tower and keys.train.monitor.startswith("recall@"):
-            message = f"type '{keys.type}' takes recall@K over what the last stage receives, and it is the first"
-            yield draft.problem(("train", "monitor"), f"{message}; want 'auc' or 'logloss'")
+        if keys.train is not None and len(stages) == 1:
+            yield from _check_receives_nothing(draft, keys.train)
         yield from check_training(draft, definition)
         if definition is not None:
             yield from check_features(draft, definition)
+
+
+def _check_receives_nothing(draft: StageDraft, train: TrainConfig) -> Iterator[Problem]:
+    """Beside a single stage there are no lists to draw from, or to be monitored by without user and item vectors."""
+    if any(source.source == "upstream" for source in train.samples):
+        message = "'upstream' samples of a teacher are drawn from what the last stage receives, and it is the first"
+        yield draft.problem(("train", "samples"), f"{message}; want 'uniform' or another source")
+    tower = draft.kind is None or draft.kind.is_tower
+    if train.monitor.startswith("recall@") and not tower:
+        message = f"type '{draft.keys.type}' takes recall@K over what the last stage receives, and it is the first"
+        yield draft.problem(("train", "monitor"), f"{message}; want 'auc' or 'logloss'")
 
 
 def _check_stand_in(
