@@ -20,8 +20,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import run as experiments
-
 OPTIMIZERS = ("same", "rowwise-adagrad")
 
 
@@ -77,20 +75,17 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--small", action="store_true", help="a small world")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    file = experiments.HERE / "world-codistill.toml"
+    file = Path(__file__).parent / "world-codistill.toml"
     if options.worker is not None:
         counted(options.out, file, options.worker)
         return
-    data = experiments.world(options.out, small=options.small)
     settings = [(ranks, 1) for ranks in options.ranks] + [(1, ranks) for ranks in options.ranks if ranks > 1]
     for turn in range(options.turns):
         for optimizer in OPTIMIZERS:
             for ranks, threads in settings:
-                overrides = [f"dataset={data}", "seeds=[0]"]
-                overrides += [f"stage.rank.train.max_steps={options.steps}"]
+                overrides = ["seeds=[0]", f"stage.rank.train.max_steps={options.steps}"]
                 overrides += [f"stage.rank.train.embedding_optimizer={optimizer}"]
                 found = measure(options.out / "run", ranks, threads, overrides, options.steps)
                 what = {"turn": turn, "optimizer": optimizer, "ranks": ranks, "threads": threads}
