@@ -1,4 +1,4 @@
-"""The distillers without logits, by name: what follows movielens-1m-lists.toml. A method joins by one line."""
+"""The distillers without logits, by name: what follows the two worlds' TOML. A method joins by one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from methods import Method, World, pair
 
-FILE = "movielens-1m-lists"
+FILE, CITEULIKE = "movielens-1m-lists", "citeulike-lists"
 STEP = "lists_per_step = 16\n"
 ALPHAS = (0, 1, 4, 16)
 KS = (10, 20, 50, 100)
@@ -18,7 +18,8 @@ FIRST = {"recall": 'lists = "catalogue"\napproximate = true\n', "prerank": DEPTH
 
 # At these the gradient of the term is about as long as that of the label after 120 steps of seed 0. A recall stage that
 # learns by a softmax has no logits on the teacher's scale, so clid and kl are for the pre-ranker.
-WEIGHTS = {
+Weights = dict[str, dict[str, float]]
+WEIGHTS: Weights = {
     "recall": {
         "topk-pointwise": 0.4,
         "topk-pairwise": 1,
@@ -48,6 +49,11 @@ WEIGHTS = {
         "kl over lists": 0.1,
     },
 }
+# The main three and RRD.
+OF_CITEULIKE: Weights = {
+    "recall": {"topk-pointwise": 0.2, "topk-pairwise": 0.2, "topk-listwise": 0.002, "rrd": 0.004},
+    "prerank": {"topk-pointwise": 0.1, "topk-pairwise": 0.4, "topk-listwise": 0.003, "rrd": 0.003},
+}
 
 
 def topk(student: str, method: str, keys: str = "", k: int = 50, alpha: float = 1.0) -> str:
@@ -55,8 +61,8 @@ def topk(student: str, method: str, keys: str = "", k: int = 50, alpha: float = 
     return pair(f'{FIRST[student]}{STEP}method = "topk-{method}"\nk = {k}\nalpha = {alpha:g}\n{keys}', "rank", student)
 
 
-def of(student: str) -> tuple[Method, ...]:
-    """Every method on lists, for one student of the ranker."""
+def of(student: str, weights: Weights = WEIGHTS) -> tuple[Method, ...]:
+    """The methods on lists that have a weight, for one student of the ranker."""
 
     def listed(keys: str) -> str:
         return pair(f"{DEPTH[student]}{STEP}{keys}", "rank", student)
@@ -80,7 +86,7 @@ def of(student: str) -> tuple[Method, ...]:
         Method("clid", listed('method = "logit"\nloss = "clid"')),
         Method("kl over lists", listed('method = "logit"\nloss = "kl"')),
     )
-    return tuple(replace(m, chosen=WEIGHTS[student][m.name]) for m in made if m.name in WEIGHTS[student])
+    return tuple(replace(m, chosen=weights[student][m.name]) for m in made if m.name in weights[student])
 
 
 def alphas_and_ks(student: str) -> tuple[Method, ...]:
@@ -106,4 +112,5 @@ LIST_WORLDS = (
         tuple(replace(method, settings=FRESH) for method in of("recall") if method.name in REFRESHED),
         FILE,
     ),
+    *(World(f"{student}-citeulike", student, "rank", of(student, OF_CITEULIKE), CITEULIKE) for student in DEPTH),
 )

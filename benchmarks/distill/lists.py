@@ -5,11 +5,11 @@
     python benchmarks/distill/lists.py --show
 
 As ``table.py``, with the methods of ``list_methods.py``: the ranker's order teaches the recall stage
-(``recall-lists``) or the pre-ranker (``prerank-lists``). What counts is how many of the users' test likes are in the
-ten of the whole cascade, its weights chosen by ``reweigh.py``, in which stage the others were lost, and what changes
-where the first two stages keep 100 and 20 (tight) in the place of 200 and 50. ± is the standard error of the paired
-difference over seeds. What the position weight alpha and the length K of the teacher's list change is drawn, from one
-seed.
+(``recall-lists``, ``recall-citeulike``) or the pre-ranker (``prerank-lists``, ``prerank-citeulike``). What counts is
+how many of the users' test likes are in the ten of the whole cascade, its weights chosen by ``reweigh.py``, in which
+stage the others were lost, and what changes where the first two stages keep 100 and 20 (tight) in the place of 200 and
+50. ± is the standard error of the paired difference over seeds. What the position weight alpha and the length K of the
+teacher's list change is drawn, from one seed.
 """
 
 from __future__ import annotations
@@ -57,18 +57,20 @@ def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
     with kept_memory(), ProgressLog() as progress:
         for seed in options.seeds:
             before, *_, after = train_rounds(Workshop(config, dataset, out, Store(), progress), seed)
-            if seed not in _BEFORE:
-                _BEFORE[seed] = _evaluated(config, dataset, before)
-            worth = order_of_kept(config, before, config.distill[0], _BEFORE[seed][0])
+            if (world.file, seed) not in _BEFORE:
+                _BEFORE[world.file, seed] = _evaluated(config, dataset, before)
+            undistilled = _BEFORE[world.file, seed]
+            worth = order_of_kept(config, before, config.distill[0], undistilled[0])
             seeds[str(seed)] = {
-                "before": _figures(world, _BEFORE[seed]),
+                "before": _figures(world, undistilled),
                 "after": _figures(world, _evaluated(config, dataset, after)),
                 "order of kept": {who: of["ndcg@10"]["mean"] for who, of in worth.items()},
             }
     return {"wall_s": round(time.perf_counter() - started, 1), "threads": torch.get_num_threads(), "seeds": seeds}
 
 
-_BEFORE: dict[int, list[Evaluation]] = {}  # of the undistilled cascade, which all methods have in common, by seed
+# Of the undistilled cascade, which all methods of a file have in common, by file and seed.
+_BEFORE: dict[tuple[str, int], list[Evaluation]] = {}
 
 
 def _evaluated(config: ExperimentConfig, dataset: Dataset, stages: Round) -> list[Evaluation]:

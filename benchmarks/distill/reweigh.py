@@ -15,7 +15,7 @@ from cascade_kd.metrics import hits, recall_at
 from cascade_kd.stages import ScoringStage
 from cascade_kd.types import Candidates, Requests
 
-WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def reweighed(cascade: Cascade, dataset: Dataset, label: str) -> Cascade:

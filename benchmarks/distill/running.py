@@ -84,14 +84,14 @@ def mean_of(values: Sequence[float]) -> str:
     return f"{np.mean(values):.4f}" if values else ""
 
 
-def difference_of(values: Sequence[float]) -> str:
+def difference_of(values: Sequence[float], digits: int = 4) -> str:
     """The mean of paired differences and its standard error, which one seed has not."""
     if len(values) == 1:
-        return f"{values[0]:+.4f}"
-    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
+        return f"{values[0]:+.{digits}f}"
+    return f"{np.mean(values):+.{digits}f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
 def in_readme(readme: str, script: str, lines: Sequence[str]) -> str:
     """The README with ``lines`` between the marks of a script."""
     block = re.compile(rf"(?<=<!-- {re.escape(script)} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-    return block.sub(lambda _: "\n".join(lines), readme)
+    return block.sub(lambda _: "\n".join(lines), readme, count=1)

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``module("table")``: a script of the folder, imported as it is run."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("methods", "list_methods", "reweigh", "running", "table", "lists", "sweep")
+    names = ("methods", "list_methods", "reweigh", "running", "table", "lists", "sweep", "codistill")
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -41,7 +41,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
     seen = set()
     lists = module("list_methods")
-    for world in (*module("methods").WORLDS, *lists.LIST_WORLDS, lists.SWEEP):
+    for world in (*module("methods").WORLDS, *lists.LIST_WORLDS, lists.SWEEP, *module("codistill").WORLDS):
         for method in world.methods:
             assert (world.name, method.name) not in seen
             seen.add((world.name, method.name))
@@ -49,7 +49,8 @@ def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
             file.write_text(world.text() + method.toml(method.chosen), "utf-8")
             assert "WEIGHT" not in file.read_text("utf-8")
             config = load_experiment(file, overrides=method.settings)
-            assert {pair.student for pair in config.distill} == {world.student}
+            taught = {pair.student for pair in config.distill}
+            assert (taught or {config.codistill and config.codistill.stage}) == {world.student}
 
 
 def row(seeds: dict[str, tuple[float, float, float]]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) 
     assert len({line.count("|") for line in lines}) == 1
 
 
-@pytest.mark.parametrize("script", ["table", "lists"])
+@pytest.mark.parametrize("script", ["table", "lists", "codistill"])
 def test_the_readme_holds_the_tables_of_the_results(module: Any, script: str) -> None:
     pytest.importorskip("altair", reason="the extra `report` brings altair")
     table = module(script)
@@ -164,3 +165,45 @@ def test_weights_are_those_of_the_best_validation_recall(module: Any, tiny: Any,
         assert of_weights[chosen.upstream_weight] == max(of_weights.values())
         assert len(set(of_weights.values())) > 1
         chain.append(chosen)
+
+
+def test_codistillation_counts_steps_to_the_single_models_best(module: Any) -> None:
+    codistill = module("codistill")
+    world = codistill.WORLDS[0]
+
+    def model(logloss: float, churn: float, curve: list[tuple[int, float]]) -> dict[str, Any]:
+        return {"logloss": logloss, "auc": 1 - logloss, "churn": churn, "curve": curve}
+
+    single = {"0": model(0.4, 0.02, [(10, 0.5), (20, 0.4), (30, 0.45)]), "1": model(0.5, 0.02, [(10, 0.4), (20, 0.5)])}
+    served = {"0": model(0.39, 0.01, [(10, 0.4), (20, 0.3)]), "1": model(0.47, 0.01, [(10, 0.41)])}
+    assert codistill.reached({"1": served["1"]}, single) == "never"
+    assert codistill.reached({"0": served["0"]}, single) == "10"
+    seeds = {seed: {"single": single[seed], "served": served[seed], "average": single[seed]} for seed in single}
+    results = {(world.name, codistill.PHASES): {"seeds": seeds}}
+    found = codistill.table(world, results)
+    assert len({line.count("|") for line in found}) == 1
+    # Differences -.01 and -.03; the single model's own best after 20 and 10 steps.
+    assert found[2] == "| single | 0.45000 | 0.55000 | 0.02000 |  |  |  | 15 | 2 |"
+    assert found[-1] == (
+        f"| {codistill.PHASES} | 0.43000 | 0.57000 | 0.01000 "
+        "| -0.02000 ± 0.01000 | +0.02000 ± 0.01000 | -50% | 10 (1 of 2 seeds) | 2 |"
+    )
+
+
+def test_the_curves_of_codistillation_are_of_the_served_peer(module: Any) -> None:
+    rank = {"logloss": {"mean": 0.4}, "auc": {"mean": 0.6}, "churn": {"mean": 0.01}}
+    metrics = {"baseline": {"stages": {"rank": rank}}, "stages": {"rank": rank}, "teachers": {}}
+    event = {"seed": 3, "stage": "rank", "step": 10, "value": 0.5}
+    events = [event | {"round": 0}, event | {"round": 1, "value": 0.4}, event | {"round": 1, "stage": "rank.peer1"}]
+    events += [event | {"round": 1, "seed": 4}, {"seed": 3, "round": 1, "stage": "rank", "step": 5, "peers": {"1": 5}}]
+    found = module("codistill").figures(metrics, "3", events)
+    assert found["single"]["curve"] == [(10, 0.5)]
+    assert found["served"]["curve"] == [(10, 0.4)]
+    assert found["served"]["logloss"] == 0.4
+    assert found["average"] == {}
+
+
+def test_an_empty_block_of_the_readme_is_filled_and_nothing_behind_it_lost(module: Any) -> None:
+    text = "<!-- a.py -->\n<!-- end -->\nbetween\n<!-- b.py -->\nold\n<!-- end -->\n"
+    filled = module("running").in_readme(text, "a.py", ["new", ""])
+    assert filled == "<!-- a.py -->\nnew\n<!-- end -->\nbetween\n<!-- b.py -->\nold\n<!-- end -->\n"
