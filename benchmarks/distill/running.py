@@ -29,8 +29,8 @@ def chosen(worlds: Sequence[World], only: Sequence[str]) -> Iterator[tuple[World
 
 
 def experiment(world: World, method: Method, runs: Path, seeds: Sequence[int]) -> tuple[ExperimentConfig, Path]:
-    """One experiment, written where it will run, and its run directory."""
-    folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", method.name.lower())
+    """One experiment, written where it will run, and its run directory: another for every weight."""
+    folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", f"{method.name.lower()} {method.chosen:g}")
     written = folder / "experiment.toml"
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(world.text() + method.toml(method.chosen), "utf-8")

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "distill"
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``module("table")``: a script of the folder, imported as it is run."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("methods", "list_methods", "reweigh", "running", "table", "lists", "sweep", "codistill")
+    names = ("methods", "list_methods", "reweigh", "running", "table", "lists", "sweep", "codistill", "sampled")
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
@@ -77,7 +77,7 @@ def test_recovery_is_of_means_and_errors_are_of_paired_differences(module: Any) 
     assert len({line.count("|") for line in lines}) == 1
 
 
-@pytest.mark.parametrize("script", ["table", "lists", "codistill"])
+@pytest.mark.parametrize("script", ["table", "lists", "codistill", "sampled"])
 def test_the_readme_holds_the_tables_of_the_results(module: Any, script: str) -> None:
     pytest.importorskip("altair", reason="the extra `report` brings altair")
     table = module(script)
