@@ -20,10 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from methods import BCE, Method, World, pair
-from running import README, Results, Tree, difference_of, experiment, in_readme, parsed, run_all
-
-from cascade_kd.experiment import run
-from cascade_kd.train import ProgressLog
+from running import Results, Tree, difference_of, in_readme, run_once, tabulate
 
 RESULTS = Path(__file__).parents[1] / "results" / "codistill.jsonl"
 PAIR = """
@@ -63,11 +60,7 @@ ARMS = {  # title -> (method, which of its models)
 
 def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
     """What the results keep of a run, which is made unless it is complete: figures of its models by seed."""
-    config, out = experiment(world, method, options.runs, options.seeds)
-    if not (out / "metrics.json").exists():
-        run(config, out, device=options.device, resume=out.exists(), progress=ProgressLog())
-    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
-    about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
+    metrics, about, out = run_once(world, method, options, options.seeds)
     events = [json.loads(line) for line in (out / "events.ndjson").read_text("utf-8").splitlines()]
     return about | {"seeds": {seed: figures(tree, seed, events) for seed, tree in metrics["seeds"].items()}}
 
@@ -140,8 +133,7 @@ def with_tables(readme: str, results: Results) -> str:
 
 
 def main() -> None:
-    results = run_all(parsed(__doc__), WORLDS, RESULTS, measure)
-    README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
+    tabulate(__doc__, WORLDS, RESULTS, measure, with_tables)
 
 
 if __name__ == "__main__":

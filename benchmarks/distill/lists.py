@@ -26,7 +26,7 @@ import torch
 from list_methods import LIST_WORLDS, SWEEP
 from methods import Method, World
 from reweigh import reweighed
-from running import README, Results, Tree, difference_of, experiment, in_readme, mean_of, parsed, rows_of, run_all
+from running import Results, Tree, difference_of, experiment, in_readme, mean_of, rows_of, tabulate
 
 from cascade_kd.cascade import Cascade
 from cascade_kd.config import ExperimentConfig
@@ -152,8 +152,7 @@ def picture(results: Results) -> alt.HConcatChart:
 
 
 def main() -> None:
-    results = run_all(parsed(__doc__), (*LIST_WORLDS, SWEEP), RESULTS, measure)
-    README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
+    results = tabulate(__doc__, (*LIST_WORLDS, SWEEP), RESULTS, measure, with_tables)
     if rows_of(SWEEP, results):
         picture(results).save(PICTURE)
 

@@ -6,6 +6,7 @@ best by the validation AUC of seed 0, once it was run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +47,32 @@ class World:
     methods: tuple[Method, ...]
     file: str = ""
     """Its TOML, unless that has the world's name."""
+    data: tuple[str, str] = ("", "")
+    """A passage of its data set's TOML, and what stands there instead; SEED is the seed, and a run has one."""
+
+    def runs(self, seeds: Sequence[int]) -> list[list[int]]:
+        """The seeds of every run: of all, or of each where the data differ."""
+        return [[seed] for seed in seeds] if "SEED" in self.data[1] else [list(seeds)]
 
     def text(self) -> str:
-        """The experiment without its bands, which are of another run; a data set beside it by its full path."""
-        text = (HERE / f"{self.file or self.name}.toml").read_text("utf-8").partition("\n[expected")[0]
-        return text.replace('dataset = "world-data.toml"', f'dataset = "{HERE / "world-data.toml"}"')
+        """The experiment without its bands, which are of another run."""
+        return (HERE / f"{self.file or self.name}.toml").read_text("utf-8").partition("\n[expected")[0]
+
+    def write(self, folder: Path, tables: str, seed: int = 0) -> Path:
+        """The experiment with the tables of a method, and a data set of its own beside it."""
+        text = self.text() + tables
+        dataset = text.partition('dataset = "')[2].partition('"')[0]
+        source = HERE / dataset if dataset.endswith(".toml") else HERE.parents[1] / "datasets" / f"{dataset}.toml"
+        passage, other = self.data
+        if passage or source.parent == HERE:
+            definition = source.read_text("utf-8")
+            assert passage in definition, f"{source} has no {passage}"
+            changed = definition.replace(passage, other.replace("SEED", str(seed)))
+            (folder / source.name).write_text(changed, "utf-8")
+            text = text.replace(f'dataset = "{dataset}"', f'dataset = "{source.name}"', 1)
+        written = folder / "experiment.toml"
+        written.write_text(text, "utf-8")
+        return written
 
 
 def pair(keys: str, teacher: str = "rank", student: str = "prerank", weight: str = "WEIGHT") -> str:
@@ -86,6 +108,7 @@ REST = ('stage.prerank.label_weight="rest"',)
 BCE = LOGIT + 'loss = "bce"\n'
 KL = LOGIT + 'loss = "kl"\n'
 MSE = LOGIT + 'loss = "mse"\n'
+SYNC = BCE + "warmup_steps = 200\n"
 COPIES = '\n[transfer]\nmethod = "{}"\ncopies = 1\n'
 
 MOVIELENS = (
@@ -117,7 +140,7 @@ MOVIELENS = (
         pair(MSE + SHARED) + pair(HIDDEN + 'projector = "linear"\n' + SHARED, weight="0.01"),
         0.1,
     ),
-    Method("PFD in one run", pair(BCE + "warmup_steps = 200\n" + BUT_USERS), settings=REST),
+    Method("PFD in one run", pair(SYNC + BUT_USERS), settings=REST),
     Method(
         "bce, rest, LUPI",
         big("stats", f'level = "rank"\nfeatures = [{STATISTICS}]') + pair(BCE, "stats"),
@@ -134,6 +157,13 @@ MOVIELENS = (
         big("three", f'level = "rank"\ncopies = 3\n{ALL}') + pair(BCE, "three"),
         settings=REST,
     ),
+)
+
+PFD_SWEEP = (  # one seed; what is in the table above, too, comes from the store
+    *(Method(f"lambda {share:g}", pair(BCE), share, settings=REST) for share in (0.1, 0.3, 0.5, 0.7, 0.9)),
+    Method("in one run, nothing shared", pair(SYNC + JOINT), settings=REST),
+    Method("in one run, embeddings shared", pair(SYNC + SHARED), settings=REST),
+    Method("in one run, but the users'", pair(SYNC + BUT_USERS), settings=REST),
 )
 
 AFTER = """
@@ -164,6 +194,19 @@ SESSION = '"entry", "session_category_views", "product_views", "product_cart_rat
 READ = '"dwell", "comments_reads", "specification_reads", "bottom_reads"'
 SMALL = f"features = [{SESSION}, {READ}]\nmodel.hidden = [32, 16]\nmodel.dropout = 0.3"
 READS = AFTER.format(model=SMALL, train=CART)
+CARTED = AFTER.format(
+    model="""features = ["user_id", "user_count", "user_recency", "item_count", "carted"]
+model.embedding_size = 4
+model.hidden = [32, 16]
+model.dropout = 0.3""",
+    train="""label = "buy"
+samples = [{ from = "impressions" }]
+batch_size = 512
+learning_rate = 1e-3
+embedding_l2 = 1e-3
+epochs = 8
+patience = 2""",
+)
 
 
 def ranker(after: str, keys: str) -> str:
@@ -171,18 +214,24 @@ def ranker(after: str, keys: str) -> str:
     return after + pair(keys, "after", "rank")
 
 
+def on_logits(after: str) -> tuple[Method, ...]:
+    """PFD and kl from such a teacher."""
+    return (
+        Method("bce, label weight rest (PFD)", ranker(after, BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
+        Method("kl, T = 2", ranker(after, KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
+    )
+
+
 EMBEDDED = (
-    Method("bce, label weight rest (PFD)", ranker(DWELL, BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
-    Method("kl, T = 2", ranker(DWELL, KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
+    *on_logits(DWELL),
     Method("mse", ranker(DWELL, MSE), 0.1, (0.1, 0.5)),
-    Method("PFD in one run", ranker(DWELL, BCE + "warmup_steps = 200\n" + BUT_USERS), settings=RANK_REST),
+    Method("PFD in one run", ranker(DWELL, SYNC + BUT_USERS), settings=RANK_REST),
     Method("hint", ranker(DWELL, 'method = "hidden"\nlayers = [["mlp.1", "mlp.1"]]'), 0.01, STATES),
 )
 
-APPLIANCES = (
-    Method("bce, label weight rest (PFD)", ranker(READS, BCE), weights=(0.1, 0.5, 0.9), settings=RANK_REST),
-    Method("kl, T = 2", ranker(READS, KL + "temperature = 2.0"), 1, (0.5, 1, 2)),
-)
+# Ten folds of sessions in the place of the catalogue's one split: a seed is a fold.
+PARTS = "CASE WHEN f.number <= 800 THEN 'train' WHEN f.number <= 900 THEN 'valid' ELSE 'test' END"
+FOLDS = "CASE WHEN (f.number + SEED) % 10 = 0 THEN 'test' WHEN (f.number + SEED) % 10 = 1 THEN 'valid' ELSE 'train' END"
 
 
 def rocket(keys: str, weight: str = "WEIGHT") -> str:
@@ -190,26 +239,31 @@ def rocket(keys: str, weight: str = "WEIGHT") -> str:
     return pair(keys, "booster", "light", weight)
 
 
-LOWER = JOINT + 'share = ["embedding", "mlp.0"]\n'
-DEEPER = tuple((depth, f"stage.light.model.hidden={[64] * depth}") for depth in (2, 3, 4))
+DEEPER = tuple((depth, f"stage.light.model.hidden={[16] * depth}") for depth in (2, 3, 4))
 KD = KL + "temperature = 4.0"
 
 ROCKET = (
-    Method("KD", rocket(KD), 0.5, (0.1, 0.5)),
-    Method("rocket", rocket(MSE + LOWER), 0.1, (0.03, 0.1)),
-    Method("rocket + KD", rocket(MSE + LOWER) + rocket(KD, "0.5"), 0.1),
-    Method("no gradient block", rocket(MSE + LOWER + "block = false"), 0.1),
-    Method("no sharing", rocket(MSE + JOINT), 0.1),
-    Method("fixed booster", rocket(MSE), 0.1),
-    Method("hint prob-mse", rocket(LOGIT + 'loss = "prob-mse"\n' + LOWER), 1),
-    Method("hint kl", rocket(KD + "\n" + LOWER), 0.5),
-    *(Method(f"KD, {depth} layers", rocket(KD), 0.5, settings=(hidden,)) for depth, hidden in DEEPER),
-    *(Method(f"rocket, {depth} layers", rocket(MSE + LOWER), 0.1, settings=(hidden,)) for depth, hidden in DEEPER),
+    Method("KD", rocket(KD), 0.1, (0.02, 0.1, 0.5)),
+    Method("rocket", rocket(MSE + SHARED), 0.0003, (0.0003, 0.003, 0.03)),
+    Method("rocket + KD", rocket(MSE + SHARED) + rocket(KD, "0.1"), 0.0003),
+    Method("no gradient block", rocket(MSE + SHARED + "block = false"), 0.0003),
+    Method("no sharing", rocket(MSE + JOINT), 0.0003),
+    Method("fixed booster", rocket(MSE), 0.003, (0.0003, 0.003, 0.03)),
+    Method("hint prob-mse", rocket(LOGIT + 'loss = "prob-mse"\n' + SHARED), 0.1),
+    Method("hint kl", rocket(KD + "\n" + SHARED), 0.02),
+    *(Method(f"KD, {depth} layers", rocket(KD), 0.1, settings=(hidden,)) for depth, hidden in DEEPER),
+    *(Method(f"rocket, {depth} layers", rocket(MSE + SHARED), 0.0003, settings=(hidden,)) for depth, hidden in DEEPER),
 )
 
 WORLDS = (
     World("movielens-1m", "prerank", "rank", MOVIELENS),
+    World("movielens-1m-pfd", "prerank", "rank", PFD_SWEEP, "movielens-1m"),
     World("world", "rank", "after", EMBEDDED),
-    World("jd-appliances", "rank", "after", APPLIANCES),
+    *(
+        World(f"world-{share}", "rank", "after", EMBEDDED[:1], "world", ("rows = 1_250_000", f"rows = {rows}"))
+        for share, rows in ((10, 125_000), (30, 375_000))
+    ),
+    World("jd-appliances", "rank", "after", on_logits(READS), data=(PARTS, FOLDS)),
+    World("retailrocket", "rank", "after", on_logits(CARTED)),
     World("frappe", "light", "booster", ROCKET),
 )

@@ -13,11 +13,14 @@ import numpy as np
 from methods import Method, World
 
 from cascade_kd.config import ExperimentConfig, load_experiment
+from cascade_kd.experiment import run
+from cascade_kd.train import ProgressLog
 
 README = Path(__file__).parents[1] / "README.md"
 
 Tree = dict[str, Any]
 Results = dict[tuple[str, str], Tree]
+Measure = Callable[[World, Method, argparse.Namespace], Tree]
 
 
 def chosen(worlds: Sequence[World], only: Sequence[str]) -> Iterator[tuple[World, Method]]:
@@ -29,19 +32,43 @@ def chosen(worlds: Sequence[World], only: Sequence[str]) -> Iterator[tuple[World
 
 
 def experiment(world: World, method: Method, runs: Path, seeds: Sequence[int]) -> tuple[ExperimentConfig, Path]:
-    """One experiment, written where it will run, and its run directory: another for every weight."""
-    folder = runs / world.name / re.sub(r"[^a-z0-9.]+", "-", f"{method.name.lower()} {method.chosen:g}")
-    written = folder / "experiment.toml"
+    """One experiment, written where it will run, and its run directory: another for every weight and its seeds."""
+    name = re.sub(r"[^a-z0-9.]+", "-", f"{method.name.lower()} {method.chosen:g}")
+    folder = runs / world.name / name / ("seeds-" + "-".join(map(str, seeds)))
     folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(world.text() + method.toml(method.chosen), "utf-8")
+    written = world.write(folder, method.toml(method.chosen), seeds[0])
     config = load_experiment(written, overrides=[*method.settings, f"seeds={list(seeds)}"])
-    return config, folder / ("seeds-" + "-".join(map(str, seeds)))
+    return config, folder / "run"
+
+
+def run_once(
+    world: World, method: Method, options: argparse.Namespace, seeds: Sequence[int]
+) -> tuple[Tree, Tree, Path]:
+    """The metrics.json of an experiment, which is run unless it is complete, how it ran, and its run directory."""
+    config, out = experiment(world, method, options.runs, seeds)
+    if not (out / "metrics.json").exists():
+        run(config, out, device=options.device, resume=out.exists(), progress=ProgressLog())
+    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+    return metrics, {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}, out
 
 
 def read_results(path: Path) -> Results:
     """The rows of a results file by world and method."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return {(row["world"], row["method"]): row for row in map(json.loads, lines)}
+
+
+def tabulate(
+    doc: str | None,
+    worlds: Sequence[World],
+    path: Path,
+    measure: Measure,
+    with_tables: Callable[[str, Results], str],
+) -> Results:
+    """What the command line of a table asks for: its results, completed, and its part of the README."""
+    results = run_all(parsed(doc), worlds, path, measure)
+    README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
+    return results
 
 
 def parsed(doc: str | None) -> argparse.Namespace:
@@ -55,12 +82,7 @@ def parsed(doc: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_all(
-    options: argparse.Namespace,
-    worlds: Sequence[World],
-    path: Path,
-    measure: Callable[[World, Method, argparse.Namespace], Tree],
-) -> Results:
+def run_all(options: argparse.Namespace, worlds: Sequence[World], path: Path, measure: Measure) -> Results:
     """The results of ``path``, after those that the command line asks for and that are not there were run."""
     results = read_results(path)
     for world, method in () if options.show else chosen(worlds, options.only):

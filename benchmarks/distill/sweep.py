@@ -34,8 +34,7 @@ def validation(world: World, method: Method, weight: float, datasets: dict[str, 
     """The student's learning curve on validation, by its best epoch."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="distill-sweep-") as folder:
-        toml = Path(folder) / "experiment.toml"
-        toml.write_text(world.text() + method.toml(weight), "utf-8")
+        toml = world.write(Path(folder), method.toml(weight), SEED)
         config = load_experiment(toml, overrides=method.settings)
         if world.name not in datasets:
             datasets[world.name] = load(prepare(config.definition, base=config.dataset_file.parent))

@@ -3,8 +3,8 @@
     python benchmarks/distill/table.py --runs runs/distill [--only WORLD/METHOD ...] [--seeds 0 1 2]
     python benchmarks/distill/table.py --show
 
-A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 is an ordinary run
-directory with the complete experiment in it. Teachers, lists and undistilled stages are trained once a seed and taken
+A method of ``methods.py`` is appended to the TOML of its world; RUNS/WORLD/METHOD/seeds-0-1-2 holds the complete
+experiment and its run directory. Teachers, lists and undistilled stages are trained once a seed and taken
 from the store. What is complete is not run again and what was interrupted goes on, so the command can be given again at
 any time. The figures go to ``benchmarks/results/distill.jsonl``, the tables into ``benchmarks/README.md``; ``--show``
 writes those alone.
@@ -16,29 +16,22 @@ the standard error of the paired difference over seeds.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from methods import WORLDS, Method, World
-from running import README, Results, Tree, difference_of, experiment, in_readme, mean_of, parsed, rows_of, run_all
-
-from cascade_kd.experiment import run
-from cascade_kd.train import ProgressLog
+from running import Results, Tree, difference_of, in_readme, mean_of, rows_of, run_once, tabulate
 
 RESULTS = Path(__file__).parents[1] / "results" / "distill.jsonl"
 FIGURES = ("auc", "gauc", "logloss", "ece")
 
 
 def measure(world: World, method: Method, options: argparse.Namespace) -> Tree:
-    """What the results keep of an experiment, which is run unless it is complete."""
-    config, out = experiment(world, method, options.runs, options.seeds)
-    if not (out / "metrics.json").exists():
-        run(config, out, device=options.device, resume=out.exists(), progress=ProgressLog())
-    metrics = json.loads((out / "metrics.json").read_text("utf-8"))
-    about = {key: metrics["run"][key] for key in ("commit", "wall_s", "threads")}
-    return about | {"seeds": figures(world, metrics)}
+    """What the results keep of a method, whose runs are made unless they are complete."""
+    runs = [run_once(world, method, options, seeds) for seeds in world.runs(options.seeds)]
+    about = runs[0][1] | {"wall_s": round(sum(of["wall_s"] for _, of, _ in runs), 1)}
+    return about | {"seeds": {seed: of for metrics, _, _ in runs for seed, of in figures(world, metrics).items()}}
 
 
 def figures(world: World, metrics: Tree) -> Tree:
@@ -126,8 +119,7 @@ def with_tables(readme: str, results: Results) -> str:
 
 
 def main() -> None:
-    results = run_all(parsed(__doc__), WORLDS, RESULTS, measure)
-    README.write_text(with_tables(README.read_text("utf-8"), results), "utf-8")
+    tabulate(__doc__, WORLDS, RESULTS, measure, with_tables)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def test_every_method_is_a_good_experiment(module: Any, tmp_path: Path) -> None:
         for method in world.methods:
             assert (world.name, method.name) not in seen
             seen.add((world.name, method.name))
-            file = tmp_path / "experiment.toml"
-            file.write_text(world.text() + method.toml(method.chosen), "utf-8")
+            file = world.write(tmp_path, method.toml(method.chosen))
             assert "WEIGHT" not in file.read_text("utf-8")
             config = load_experiment(file, overrides=method.settings)
             taught = {pair.student for pair in config.distill}
@@ -140,6 +139,7 @@ def test_the_picture_has_a_point_for_every_alpha_and_k(module: Any) -> None:
     assert max(point["change"] for point in points) == pytest.approx(0.07)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_best_validation_recall(module: Any, tiny: Any, dataset: Any, tmp_path: Path) -> None:
     reweigh = module("reweigh")
     with ProgressLog(quiet=True) as progress:

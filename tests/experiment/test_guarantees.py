@@ -212,6 +212,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_a_resume_finishes(
         assert_same(weights(tmp_path / "whole", 0, number, stage), weights(tmp_path / "stopped", 0, number, stage))
 
 
+@pytest.mark.slow  # Ctrl-C above goes the same way
 def test_sigterm_exits_143_and_leaves_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     file = tiny(epochs=500)
     overrides = [x for stage in ("recall", "prerank", "rank") for x in ("--set", f"stage.{stage}.train.patience=0")]

@@ -45,6 +45,7 @@ def write_log(path: Path, rows: int = 4000) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
+@pytest.mark.slow  # test_own_data goes the same way
 def test_from_a_csv_to_a_report(tmp_path: Path, command: Run) -> None:
     write_log(tmp_path / "purchases.tsv")
     code, out, err = command("init", tmp_path / "purchases.tsv", "--out", tmp_path)
