@@ -9,6 +9,8 @@ from typing import Any
 
 from cascade_kd.errors import CascadeKDError
 
+GOES_ON = "`--resume` goes on from there"
+
 
 class Interrupted(CascadeKDError):
     """The user or the system asked to stop; a checkpoint was left. Exit code 130 (SIGINT) or 143 (SIGTERM)."""
@@ -18,14 +20,20 @@ class Interrupted(CascadeKDError):
         super().__init__(message)
 
 
+class Terminated(CascadeKDError):
+    """SIGTERM where nothing defers it, as Ctrl-C is a KeyboardInterrupt there. Exit code 143."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
 class DeferredInterrupt:
     """Inside the block the first SIGINT or SIGTERM is only noted in ``signum``; a second one stops at once.
 
-    Outside the main thread, where Python delivers no signals, it notes nothing.
+    Outside the main thread, where Python delivers no signals, it notes nothing. ``signum``: one noted before.
     """
 
-    def __init__(self) -> None:
-        self.signum: int | None = None
+    def __init__(self, signum: int | None = None) -> None:
+        self.signum = signum
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> DeferredInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from cascade_kd.config import ExperimentConfig
 from cascade_kd.errors import CascadeKDError, ExpectationError
 from cascade_kd.experiment.run import run
-from cascade_kd.experiment.rundir import CRASH, METRICS, REPORT
+from cascade_kd.experiment.rundir import CONFIG, CRASH, METRICS, REPORT
+from cascade_kd.interrupt import GOES_ON, Interrupted, Terminated
 from cascade_kd.report import atomic_write_text, funnel_tables
 
 
@@ -20,6 +22,11 @@ def execute(config: ExperimentConfig, folder: Path, *, device: str, resume: bool
     """Run, print the tables and where the files are. A bug's traceback is kept in ``crash.txt``."""
     try:
         result = run(config, folder, device=device, resume=resume)
+    except (KeyboardInterrupt, Terminated) as stop:  # between two steps or two stages, where no loop defers it
+        if not (folder / CONFIG).exists():
+            raise
+        signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise Interrupted(signum, f"stopped between two steps, with what is done in {folder}; {GOES_ON}") from None
     except CascadeKDError:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cascade_kd.errors import CascadeKDError, ConfigError, UserError
-from cascade_kd.interrupt import Interrupted
+from cascade_kd.interrupt import Terminated
 
 app = typer.Typer(
     name="cascade-kd",
@@ -162,7 +162,7 @@ def data_audit(
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum, "terminated")
+    raise Terminated("terminated")
 
 
 def main() -> None:

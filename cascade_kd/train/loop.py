@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.interrupt import DeferredInterrupt, Interrupted
+from cascade_kd.interrupt import GOES_ON, DeferredInterrupt, Interrupted
 from cascade_kd.models import Table, TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
 from cascade_kd.train.checkpoint import load_checkpoint, restore_optimizer
@@ -108,8 +108,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
                 bar.exchanged(state.step, state.peers)
             scale_rates(optimizers, rate_factor(state, train, batches.steps_per_epoch))
             # Around the monitor too: an interrupt then costs no epoch, at the price of waiting for its value.
-            with DeferredInterrupt() as interrupt:
-                interrupt.signum = late
+            with DeferredInterrupt(late) as interrupt:
                 with scoped_seed(), flushed_denormals():
                     ended = train_epoch(
                         task, model, optimizers, batches, loss_parts, state, last_step, model_seed, bar, interrupt
@@ -136,8 +135,7 @@ def _fit(task: Task, model: nn.Module, folder: Path, progress: ProgressLog, abou
             if signum is None and state.finished:
                 signum = late
             if signum is not None:
-                message = f"stopped in stage '{task.stage}' at step {state.step}; `--resume` goes on from there"
-                raise Interrupted(signum, message)
+                raise Interrupted(signum, f"stopped in stage '{task.stage}' at step {state.step}; {GOES_ON}")
     if exchange is not None:
         exchange.publish(state.step, model, finished=True)
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cascade_kd.interrupt import DeferredInterrupt, Interrupted
+from cascade_kd.interrupt import GOES_ON, DeferredInterrupt, Interrupted
 from cascade_kd.models import TowerModel
 from cascade_kd.streams import scoped_seed, seed_at, seed_global, stream
 from cascade_kd.train.cascade_terms import Objective
@@ -110,7 +110,7 @@ def fit_together(
                 _save(path, whole, courses, learnt, step)
             if interrupt.signum is not None:
                 names = " and ".join(f"'{c.task.stage}'" for c in courses)
-                message = f"stopped in stages {names} at step {step}; `--resume` goes on from there"
+                message = f"stopped in stages {names} at step {step}; {GOES_ON}"
                 raise Interrupted(interrupt.signum, message)
         for suffix in (".safetensors", ".json"):
             path.with_suffix(suffix).unlink(missing_ok=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cascade_kd.config.tables import DISTILLERS
+from cascade_kd.train import loop
 
 Tiny = Callable[..., Path]
 Command = Callable[..., Any]
@@ -73,6 +76,39 @@ def test_run_prints_the_funnel_and_where_the_files_are(command: Command, tiny: T
     assert again.code == 2
     assert "already holds a run" in again.err
     assert "Traceback" not in again.err
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_between_two_steps_says_what_a_signal_in_a_step_says(
+    command: Command, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, code: int
+) -> None:
+    scaled = loop.scale_rates
+
+    def stopping(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+        if (tmp_path / "run" / "events.ndjson").exists():  # the second epoch begins
+            signal.raise_signal(signum)
+        scaled(optimizers, factor)
+
+    monkeypatch.setattr(loop, "scale_rates", stopping)
+    arguments = ("run", tiny(epochs=2), "--out", tmp_path / "run", "--device", "cpu")
+    done = command(*arguments)
+    assert done.code == code
+    assert "`--resume` goes on from there" in done.err
+    monkeypatch.setattr(loop, "scale_rates", scaled)
+    assert command(*arguments, "--resume").code == 0
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_there_is_a_run_promises_no_resume(
+    command: Command, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, code: int
+) -> None:
+    monkeypatch.setattr(
+        sys.modules["cascade_kd.experiment.run"], "prepare", lambda *_, **__: signal.raise_signal(signum)
+    )
+    done = command("run", tiny(), "--out", tmp_path / "run", "--device", "cpu")
+    assert done.code == code
+    assert "resume" not in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_exit_3_outside_the_bands(command: Command, tiny: Tiny, tmp_path: Path) -> None:
