@@ -160,7 +160,8 @@ def command(*arguments: str | Path, code: str = "from cascade_kd.cli import main
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-@pytest.mark.parametrize("after", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow  # Ctrl-C below goes on from the same files
+@pytest.mark.parametrize("after", [3, 10])
 def test_resume_after_kill_9_ends_in_the_same_weights(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
