@@ -109,6 +109,7 @@ BCE = LOGIT + 'loss = "bce"\n'
 KL = LOGIT + 'loss = "kl"\n'
 MSE = LOGIT + 'loss = "mse"\n'
 SYNC = BCE + "warmup_steps = 200\n"
+THREE = big("three", f'level = "rank"\ncopies = 3\n{ALL}')
 COPIES = '\n[transfer]\nmethod = "{}"\ncopies = 1\n'
 
 MOVIELENS = (
@@ -134,7 +135,7 @@ MOVIELENS = (
     Method("attention", pair('method = "hidden"\nlayers = [["mlp.1", "item.mlp.0"]]\nloss = "attention"'), 0.1, STATES),
     Method("experts (DE)", pair(HIDDEN + 'projector = "experts"\nexperts = 5'), 0.01, STATES),
     Method("relation (FTD)", pair('method = "relation"\n' + LAYERS), 0.1, (0.01, 0.1, 1)),
-    Method("rocket", pair(MSE + SHARED), 0.1, (0.1, 0.5)),
+    Method("rocket", pair(MSE + SHARED), 0.1, (0.001, 0.01, 0.1)),
     Method(
         "dual DNN",
         pair(MSE + SHARED) + pair(HIDDEN + 'projector = "linear"\n' + SHARED, weight="0.01"),
@@ -152,11 +153,8 @@ MOVIELENS = (
         settings=REST,
     ),
     Method("bce, rest, PFD + MD", big("both", f'level = "rank"\n{ALL}{WIDE}') + pair(BCE, "both"), settings=REST),
-    Method(
-        "bce, rest, three rankers",
-        big("three", f'level = "rank"\ncopies = 3\n{ALL}') + pair(BCE, "three"),
-        settings=REST,
-    ),
+    Method("bce, rest, three rankers", THREE + pair(BCE, "three"), settings=REST),
+    Method("kl, T = 4, three rankers", THREE + pair(KL + "temperature = 4.0", "three"), 1),
 )
 
 PFD_SWEEP = (  # one seed; what is in the table above, too, comes from the store
