@@ -187,30 +187,30 @@ learning_rate = 4e-3
 embedding_l2 = 1e-3
 plateau_factor = 0.3
 epochs = 12"""
-CART = """label = "cart"
-samples = [{ from = "impressions" }]
+
+
+def few(label: str, epochs: int, patience: int) -> str:
+    """The ``[teacher.train]`` of the worlds with few rows."""
+    return f'''label = "{label}"
+samples = [{{ from = "impressions" }}]
 batch_size = 512
 learning_rate = 1e-3
 embedding_l2 = 1e-3
-epochs = 30
-patience = 4"""
+epochs = {epochs}
+patience = {patience}'''
+
+
 DWELL = AFTER.format(model="model.hidden = [64, 32]", train=CLICK)
 SESSION = '"entry", "session_category_views", "product_views", "product_cart_rate", "product_detail_rate"'
 READ = '"dwell", "comments_reads", "specification_reads", "bottom_reads"'
 SMALL = f"features = [{SESSION}, {READ}]\nmodel.hidden = [32, 16]\nmodel.dropout = 0.3"
-READS = AFTER.format(model=SMALL, train=CART)
+READS = AFTER.format(model=SMALL, train=few("cart", 30, 4))
 CARTED = AFTER.format(
     model="""features = ["user_id", "user_count", "user_recency", "item_count", "carted"]
 model.embedding_size = 4
 model.hidden = [32, 16]
 model.dropout = 0.3""",
-    train="""label = "buy"
-samples = [{ from = "impressions" }]
-batch_size = 512
-learning_rate = 1e-3
-embedding_l2 = 1e-3
-epochs = 8
-patience = 2""",
+    train=few("buy", 8, 2),
 )
 
 

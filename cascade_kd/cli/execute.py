@@ -22,11 +22,11 @@ def execute(config: ExperimentConfig, folder: Path, *, device: str, resume: bool
     """Run, print the tables and where the files are. A bug's traceback is kept in ``crash.txt``."""
     try:
         result = run(config, folder, device=device, resume=resume)
-    except (KeyboardInterrupt, Terminated) as stop:  # between two steps or two stages, where no loop defers it
+    except (KeyboardInterrupt, Terminated) as stop:  # where no loop defers it, or the second one in a step
         if not (folder / CONFIG).exists():
             raise
         signum = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        raise Interrupted(signum, f"stopped between two steps, with what is done in {folder}; {GOES_ON}") from None
+        raise Interrupted(signum, f"stopped; what is done is in {folder}, and {GOES_ON}") from None
     except CascadeKDError:
         raise
     except Exception as error:
