@@ -164,13 +164,6 @@ PFD_SWEEP = (  # one seed; what is in the table above, too, comes from the store
     Method("in one run, but the users'", pair(SYNC + BUT_USERS), settings=REST),
 )
 
-SHARED_L2 = tuple(  # for sweep.py: the student's L2 is all that holds what the two nets share
-    Method(
-        f"rocket, L2 x {times}", pair(MSE + SHARED), 0.01, (0.01,), (f"stage.prerank.train.embedding_l2={times}e-4",)
-    )
-    for times in (2, 4)
-)
-
 AFTER = """
 [[teacher]]
 name = "after"
@@ -263,7 +256,6 @@ ROCKET = (
 WORLDS = (
     World("movielens-1m", "prerank", "rank", MOVIELENS),
     World("movielens-1m-pfd", "prerank", "rank", PFD_SWEEP, "movielens-1m"),
-    World("movielens-1m-l2", "prerank", "rank", SHARED_L2, "movielens-1m"),
     World("world", "rank", "after", EMBEDDED),
     *(
         World(f"world-{share}", "rank", "after", EMBEDDED[:1], "world", ("rows = 1_250_000", f"rows = {rows}"))

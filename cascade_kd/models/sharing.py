@@ -40,6 +40,12 @@ def share(borrower: nn.Module, lender: nn.Module, names: Collection[str], unshar
             raise UserError(f"share: no module '{name}'; want 'embedding', or a layer such as 'mlp.0'")
 
 
+def borrowed_rows(net: nn.Module) -> list[tuple[nn.Parameter, slice]]:
+    """What ``net`` computes with of the embedding that it borrows: parameters, and which of their rows."""
+    fields = getattr(net, "fields", None)
+    return fields.borrowed_rows() if isinstance(fields, SharedFields) else []
+
+
 def settle(net: nn.Module) -> None:
     """Give a net that borrows an embedding one of its own, with the same weights: both nets then stand alone."""
     shared = getattr(net, "fields", None)
@@ -105,7 +111,7 @@ class SharedFields(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = replaced.dim
-        held = {f.name for side in (lender.user, lender.item) for f in side.features} - unshared
+        self.held = held = {f.name for side in (lender.user, lender.item) for f in side.features} - unshared
         rest = [f for side in (replaced.user, replaced.item) for f in side.features if f.name not in held]
         borrowed = {v for v in lender.rows if v not in apart}
         more = [f for f in rest if f.vocabulary in borrowed]
@@ -119,6 +125,11 @@ class SharedFields(nn.Module):
         self._features = (*replaced.user.features, *replaced.item.features)
         self._seen: tuple[Inputs, Tensor] | None = None
         self._hook = lender.register_forward_hook(self._remember)
+
+    @property
+    def lender(self) -> FieldEmbedding:
+        """What it borrows from."""
+        return self._lender[0]
 
     def forward(self, inputs: Inputs) -> Tensor:
         """As of a :class:`FieldEmbedding`."""
@@ -139,10 +150,24 @@ class SharedFields(nn.Module):
 
     def values(self, vocabulary: str, codes: Tensor) -> Tensor:
         """[..., D] embeddings of single values of a vocabulary, codes [...]."""
-        return (self._lender[0] if vocabulary in self.borrowed else self.own).values(vocabulary, codes)
+        return (self.lender if vocabulary in self.borrowed else self.own).values(vocabulary, codes)
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._seen = (args[0], output) if output.requires_grad else None
+
+    def borrowed_rows(self) -> list[tuple[nn.Parameter, slice]]:
+        """The rows of the lender's parameters that belong to what both read."""
+        lender, names = self.lender, {f.name for f in self._features} & self.held
+        vocabularies = sorted({f.vocabulary for f in self._features} & self.borrowed)
+        found = [(lender.table.weight, slice(lender.rows[v].first, lender.rows[v].end)) for v in vocabularies]
+        for side in (lender.user, lender.item):
+            for place, number in enumerate(side.numbers):
+                if number.name in names:
+                    found += [(each, slice(place, place + 1)) for each in (side.weight_FD, side.bias_FD)]
+            for vector, projection in zip(side.vectors, side.projections, strict=True):
+                if vector.name in names:
+                    found += [(each, slice(0, len(each))) for each in projection.parameters()]
+        return found
 
     def forget(self) -> None:
         """Stop listening to the lender."""
@@ -154,10 +179,9 @@ class SharedFields(nn.Module):
     def settled(self) -> FieldEmbedding:
         """An embedding of its own with the weights that it has and borrows."""
         alone = FieldEmbedding(self._features, self.dim, max_rows=self.own.max_rows)
-        lender = self._lender[0]
-        _copy(alone, lender, self.borrowed)
+        _copy(alone, self.lender, self.borrowed)
         _copy(alone, self.own, frozenset(self.own.rows))
-        return alone.to(lender.table.weight.device)
+        return alone.to(self.lender.table.weight.device)
 
 
 @final

@@ -27,12 +27,11 @@ from cascade_kd.train.distributed import (
 )
 from cascade_kd.train.monitor import make_monitor
 from cascade_kd.train.norms import gradient_norms
-from cascade_kd.train.optimizers import make_optimizers
+from cascade_kd.train.optimizers import joint_optimizers
 from cascade_kd.train.progress import ProgressLog, StageProgress
 from cascade_kd.train.row_optimizers import RowAdagrad, RowAdam
 from cascade_kd.train.samples import Batch
 from cascade_kd.train.state import (
-    BESIDE,
     BESIDE_FILE,
     State,
     end_epoch,
@@ -154,17 +153,9 @@ def trained_beside(model: nn.Module, beside: nn.Module | None) -> Iterator[None]
 
 
 def _optimizers(task: Task, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """By the task's ``[train]``, but for what only a joint teacher has, which is trained by the teacher's own."""
-    joint = {teacher.model: teacher.train for teacher in task.teachers if teacher.train is not None}
-    learners = [cast(nn.Module, student.model) for student in task.students]
-    ours = {id(p) for learner in learners for name, p in learner.named_parameters() if not name.startswith(BESIDE)}
-    theirs = {net: [p for p in cast(nn.Module, net).parameters() if id(p) not in ours] for net in joint}
-    made = make_optimizers(model, task.train, leave=[p for parameters in theirs.values() for p in parameters])
-    for net, train in joint.items():
-        own = {id(p) for p in theirs[net]}
-        module = cast(nn.Module, net)
-        made += make_optimizers(module, train, leave=[p for p in module.parameters() if id(p) not in own])
-    return made
+    students = [cast(nn.Module, student.model) for student in task.students]
+    teachers = {cast(nn.Module, teacher.model): teacher.train for teacher in task.teachers if teacher.train is not None}
+    return joint_optimizers(model, task.train, students, teachers)
 
 
 def task_monitor(task: Task) -> tuple[Callable[[], float], bool]:

@@ -10,7 +10,8 @@ pooled feature reads nothing. An L2 penalty l2/2 |row|^2 reaches a row in the st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import final
 
 import torch
@@ -22,6 +23,7 @@ from cascade_kd.models.table import take_rows
 from cascade_kd.train.distributed import sum_touched
 
 BLOCK = 16_384  # rows; measured
+Held = tuple[slice, float]  # rows of a parameter, and an L2 that they get beside that of all rows
 
 
 @final
@@ -39,11 +41,12 @@ class RowAdam(torch.optim.Optimizer):
         *,
         lr: float,
         l2: float = 0.0,
+        held: Mapping[torch.nn.Parameter, Sequence[Held]] = MappingProxyType({}),
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
         super().__init__(_collecting(tables), {"lr": lr, "l2": l2, "betas": betas, "eps": eps})
-        self.tables = tables
+        self.tables, self.held = tables, held
         for table in tables:
             moments = {key: _zeros(table.weight, table.weight.shape[1]) for key in ("exp_avg", "exp_avg_sq")}
             self.state[table.weight] = {"step": torch.zeros(()), **moments}
@@ -62,7 +65,7 @@ class RowAdam(torch.optim.Optimizer):
             state["step"] += 1
             step = state["step"].item()
             rate, root = group["lr"] / (1 - beta1**step), math.sqrt(1 - beta2**step)
-            for row_B, row_BD, grad_BD in _blocks(weight_VD, row_U, grad_UD, group["l2"]):
+            for row_B, row_BD, grad_BD in _blocks(table, row_U, grad_UD, group["l2"], self.held):
                 mean_BD = take_rows(state["exp_avg"], row_B).lerp_(grad_BD, 1 - beta1)
                 square_BD = take_rows(state["exp_avg_sq"], row_B).mul_(beta2)
                 square_BD.addcmul_(grad_BD, grad_BD, value=1 - beta2)
@@ -82,10 +85,17 @@ class RowAdagrad(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, tables: Sequence[Table], *, lr: float, rowwise: bool, l2: float = 0.0, eps: float = 1e-10
+        self,
+        tables: Sequence[Table],
+        *,
+        lr: float,
+        rowwise: bool,
+        l2: float = 0.0,
+        held: Mapping[torch.nn.Parameter, Sequence[Held]] = MappingProxyType({}),
+        eps: float = 1e-10,
     ) -> None:
         super().__init__(_collecting(tables), {"lr": lr, "l2": l2, "eps": eps})
-        self.tables = tables
+        self.tables, self.held = tables, held
         self.sum_key = "row_sum" if rowwise else "sum"  # two names, so that neither is taken for the other
         for table in tables:
             self.state[table.weight] = {
@@ -104,7 +114,7 @@ class RowAdagrad(torch.optim.Optimizer):
         for table, row_U, grad_UD in _touched_rows(self.tables):
             weight_VD, state = table.weight, self.state[table.weight]
             state["step"] += 1
-            for row_B, row_BD, grad_BD in _blocks(weight_VD, row_U, grad_UD, group["l2"]):
+            for row_B, row_BD, grad_BD in _blocks(table, row_U, grad_UD, group["l2"], self.held):
                 square_BD = grad_BD.square()
                 sum_BD = take_rows(state[self.sum_key], row_B)
                 sum_BD += square_BD.mean(1, keepdim=True) if self.sum_key == "row_sum" else square_BD
@@ -134,11 +144,19 @@ def _touched_rows(tables: Sequence[Table]) -> Iterator[tuple[Table, Tensor, Tens
             yield table, *touched
 
 
-def _blocks(weight_VD: Tensor, row_U: Tensor, grad_UD: Tensor, l2: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks of B rows: their places, their values (a copy) and their gradients with the penalty's added."""
+def _blocks(
+    table: Table, row_U: Tensor, grad_UD: Tensor, l2: float, held: Mapping[torch.nn.Parameter, Sequence[Held]]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Blocks of B rows: their places, their values (a copy) and their gradients with the penalties' added."""
+    first = 0 if table.shard is None else table.shard.first  # places are those on this rank
     for row_B, grad_BD in zip(row_U.split(BLOCK), grad_UD.split(BLOCK), strict=True):
-        row_BD = take_rows(weight_VD, row_B)
-        yield row_B, row_BD, grad_BD.add_(row_BD, alpha=l2) if l2 else grad_BD
+        row_BD = take_rows(table.weight, row_B)
+        if l2:
+            grad_BD.add_(row_BD, alpha=l2)
+        for rows, more in held.get(table.weight, ()):
+            inside_B = (row_B >= rows.start - first) & (row_B < rows.stop - first)
+            grad_BD.addcmul_(row_BD, inside_B.unsqueeze(1).to(row_BD.dtype), value=more)
+        yield row_B, row_BD, grad_BD
 
 
 def _zeros(weight_VD: Tensor, width: int) -> Tensor:

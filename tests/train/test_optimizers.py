@@ -13,6 +13,8 @@ from torch import nn
 
 from cascade_kd.errors import RunError
 from cascade_kd.models import DCNv2, Ranker, Table
+from cascade_kd.models.shards import Shard
+from cascade_kd.models.sharing import SharedFields, share
 from cascade_kd.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,7 +22,8 @@ from cascade_kd.train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from cascade_kd.train.optimizers import make_optimizers
+from cascade_kd.train.optimizers import joint_optimizers, make_optimizers
+from cascade_kd.train.row_optimizers import _blocks
 from cascade_kd.train.settings import TrainConfig
 from cascade_kd.types import Feature, Inputs
 
@@ -129,6 +132,106 @@ def test_learning_rate_and_l2_of_the_tables_are_their_own(kind: Any) -> None:
     usual = ranker()
     train(usual, make_optimizers(usual, config(embedding_optimizer=kind, weight_decay=0.5)), range(3))
     assert not torch.equal(usual.head.weight, moved.head.weight)  # whose weights decayed too
+
+
+def joint_nets(*shared: str, apart: tuple[str, ...] = ()) -> tuple[DCNv2, DCNv2]:
+    """A student and its joint teacher, which reads what they share from the student."""
+    student, teacher = ranker(), ranker()
+    share(teacher, student, shared, apart)
+    student.add_module("beside", nn.ModuleDict({"teacher": teacher}))
+    return student, teacher
+
+
+def train_jointly(
+    nets: tuple[DCNv2, DCNv2], of_student: TrainConfig, of_teacher: TrainConfig, *, by_loss: bool = False
+) -> list[torch.optim.Optimizer]:
+    """Six steps; ``by_loss`` has the penalties of both nets in the loss in the place of the optimisers."""
+    student, teacher = nets
+    keys = of_student, of_teacher
+    if by_loss:
+        keys = tuple(each.model_copy(update={"weight_decay": 0.0, "embedding_l2": 0.0}) for each in keys)
+    made = joint_optimizers(student, keys[0], [student], {teacher: keys[1]})
+    table_VD = student.fields.table.weight
+    users = student.fields.rows["user_id"]
+
+    def penalty() -> torch.Tensor:
+        """What each net would add alone; of the table's rows the teacher reads all, or all but the users'."""
+        total = torch.zeros(())
+        for name, parameter in student.named_parameters():
+            if not name.startswith("beside.") and parameter is not table_VD:
+                total = total + of_student.weight_decay / 2 * parameter.square().sum()
+        borrowed = isinstance(teacher.fields, SharedFields)
+        own = {p for name, p in teacher.named_parameters() if not name.endswith("table.weight")}
+        own |= {student.fields.user.weight_FD, student.fields.user.bias_FD} if borrowed else set()
+        for parameter in own:
+            total = total + of_teacher.weight_decay / 2 * parameter.square().sum()
+        read_VD = table_VD
+        if borrowed and teacher.fields.own.rows:
+            read_VD = torch.cat([table_VD[: users.first], table_VD[users.end :]])
+            total = total + of_teacher.embedding_l2 / 2 * teacher.fields.own.table.weight.square().sum()
+        total = total + of_teacher.embedding_l2 / 2 * read_VD.square().sum()
+        return total + of_student.embedding_l2 / 2 * table_VD.square().sum()
+
+    def loss() -> torch.Tensor:
+        return loss_at(teacher, 7) + (penalty() if by_loss else 0.0)
+
+    train(student, made, range(6), loss)
+    return made
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize("apart", [(), ("user_id",)])
+def test_what_joint_nets_share_gets_the_sum_of_their_l2(optimizer: Any, apart: tuple[str, ...]) -> None:
+    """As with the penalties of both nets in the loss; what they keep apart gets that of its own net."""
+    of_student = config(optimizer=optimizer, weight_decay=0.01, embedding_l2=0.03)
+    of_teacher = config(optimizer=optimizer, weight_decay=0.02, embedding_l2=0.05)
+    ours, plain, none = (joint_nets("embedding", "mlp.0", apart=apart) for _ in range(3))
+    train_jointly(ours, of_student, of_teacher)
+    train_jointly(plain, of_student, of_teacher, by_loss=True)
+    for name, tensor in ours[0].state_dict().items():
+        torch.testing.assert_close(tensor, plain[0].state_dict()[name], msg=name)
+    train_jointly(none, of_student, config(optimizer=optimizer))
+    for name in ("fields.table.weight", "fields.user.weight_FD", "mlp.linear.0.weight", "beside.teacher.head.weight"):
+        assert not torch.allclose(ours[0].state_dict()[name], none[0].state_dict()[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("apart", [(), ("user_id",)])
+def test_a_row_sparse_optimiser_adds_the_l2_of_other_nets_to_the_rows_they_read(
+    kind: Any, apart: tuple[str, ...]
+) -> None:
+    """The sum of both, as if the student's had been that from the start; not of rows that are kept apart."""
+    ours, summed = joint_nets("embedding", apart=apart), joint_nets("embedding", apart=apart)
+    other = config(embedding_optimizer="sparse-adam", embedding_l2=0.25)
+    made = train_jointly(ours, config(embedding_optimizer=kind, embedding_l2=0.5), other)
+    train_jointly(summed, config(embedding_optimizer=kind, embedding_l2=0.75), config())
+    users = ours[0].fields.rows["user_id"]
+    got, want = (nets[0].fields.table.weight for nets in (ours, summed))
+    assert torch.allclose(got, want, atol=1e-5) is not bool(apart)
+    start = ranker().fields.table.weight
+    assert not torch.equal(got[users.end :], start[users.end :])
+    held = [parameter for each in made for group in each.param_groups for parameter in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == set(ours[0].parameters())
+
+
+def test_held_rows_of_a_shard_are_those_of_the_whole_table() -> None:
+    """The second of two ranks has rows 5 to 9: the whole table's rows 6 and 7 lie at 1 and 2."""
+    table = Table(5, 2, 1.0)
+    table.shard = Shard(10, 1, 2)
+    held = {table.weight: [(slice(6, 8), 0.25), (slice(0, 5), 1.0)]}
+    blocks = list(_blocks(table, torch.arange(5), torch.zeros(5, 2), 0.5, held))
+    assert len(blocks) == 1
+    l2 = torch.tensor([0.5, 0.75, 0.75, 0.5, 0.5])
+    torch.testing.assert_close(blocks[0][2], l2.unsqueeze(1) * table.weight.detach())
+
+
+def test_nets_that_share_nothing_keep_their_own_l2() -> None:
+    student, teacher = joint_nets()
+    made = joint_optimizers(student, config(weight_decay=0.1), [student], {teacher: config(weight_decay=0.3)})
+    found = {p: group["weight_decay"] for each in made for group in each.param_groups for p in group["params"]}
+    assert {found[p] for p in teacher.parameters()} == {0.3}
+    assert {found[p] for name, p in student.named_parameters() if not name.startswith("beside.")} == {0.1}
 
 
 def test_defaults_follow_the_other_keys() -> None:
