@@ -78,8 +78,20 @@ def make_optimizers(
         rowwise = train.embedding_optimizer == "rowwise-adagrad"
         row_sparse = [RowAdagrad(tables, lr=lr, l2=l2, rowwise=rowwise, held=held)]
     dense = torch.optim.Adam(groups, fused=True) if train.optimizer == "adam" else torch.optim.Adagrad(groups)
+    if train.max_gradient_norm is not None:
+        _clip(dense, train.max_gradient_norm)
     _hold(dense, held)
     return [dense, *row_sparse]
+
+
+def _clip(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Let ``optimizer`` scale the gradients of all it trains down to ``norm`` before each of its steps."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(trained, norm)
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def _hold(optimizer: torch.optim.Optimizer, held: Mapping[nn.Parameter, list[Held]]) -> None:

@@ -155,6 +155,9 @@ class TrainConfig(BaseModel):
     embedding_optimizer: Literal["same", "sparse-adam", "sparse-adagrad", "rowwise-adagrad"] = "same"
     """Of the embedding tables. `same` updates every row in every step, at a cost that grows with the table. The others
     update the rows that the batch reads and no other; `rowwise-adagrad` keeps one accumulator a row."""
+    max_gradient_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Before a step the gradients, without those of the L2 penalties, are scaled down to this norm over all weights of
+    the stage; none: they are taken as they are. Needs `embedding_optimizer = "same"`."""
     shard_rows: int | None = Field(default=None, ge=1)
     """Embedding tables of so many rows or more are shared out over the ranks of `torchrun` while they are trained,
     their optimiser's state with them. Needs an `embedding_optimizer` that updates single rows."""
@@ -196,6 +199,17 @@ class TrainConfig(BaseModel):
     def lacks_negatives(self) -> bool:
         """Whether events whose label is false are the only negatives."""
         return self.loss != "full-softmax" and all(source.source == "impressions" for source in self.samples)
+
+    @field_validator("max_gradient_norm")
+    @classmethod
+    def _norm_of_dense_gradients(cls, value: float | None, info: ValidationInfo) -> float | None:
+        kind = info.data.get("embedding_optimizer", "same")
+        if value is not None and kind != "same":
+            raise ValueError(
+                f"embedding_optimizer '{kind}' sums the gradients of rows as it applies them, after the norm would be "
+                "taken; leave it out, or want embedding_optimizer = 'same'"
+            )
+        return value
 
     @field_validator("ccl_margin", "ccl_weight")
     @classmethod

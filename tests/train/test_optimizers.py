@@ -134,6 +134,34 @@ def test_learning_rate_and_l2_of_the_tables_are_their_own(kind: Any) -> None:
     assert not torch.equal(usual.head.weight, moved.head.weight)  # whose weights decayed too
 
 
+@pytest.mark.parametrize("norm", [0.05, 1e6])
+def test_gradients_are_clipped_before_the_l2_is_added(norm: float) -> None:
+    """As by hand; a norm that no gradient reaches changes no bit."""
+    ours, plain, free = ranker(), ranker(), ranker()
+    train(ours, make_optimizers(ours, config(weight_decay=0.01, max_gradient_norm=norm)), range(6))
+    train(free, make_optimizers(free, config(weight_decay=0.01)), range(6))
+    by_hand = torch.optim.Adam(plain.parameters(), lr=0.05, weight_decay=0.01, fused=True)
+    before: list[float] = []
+    for step in range(6):
+        by_hand.zero_grad()
+        loss_at(plain, step).backward()
+        before.append(float(nn.utils.clip_grad_norm_(plain.parameters(), norm)))
+        by_hand.step()
+    assert min(before) > 0.05
+    assert max(before) < 1e6
+    if norm == 1e6:
+        assert_same(ours, free)
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], msg=name)
+
+
+def test_clipping_needs_the_gradients_of_all_rows() -> None:
+    with pytest.raises(ValidationError, match="leave it out, or want embedding_optimizer = 'same'"):
+        config(embedding_optimizer="sparse-adam", max_gradient_norm=1.0)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        config(max_gradient_norm=0.0)
+
+
 def joint_nets(*shared: str, apart: tuple[str, ...] = ()) -> tuple[DCNv2, DCNv2]:
     """A student and its joint teacher, which reads what they share from the student."""
     student, teacher = ranker(), ranker()
