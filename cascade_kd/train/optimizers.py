@@ -36,7 +36,8 @@ def joint_optimizers(
         for parameter, rows in [*own, *borrowed_rows(net)]:
             if parameter in trained_by:
                 l2 = net_train.embedding_l2 if parameter in of_tables else net_train.weight_decay
-                held.setdefault(parameter, []).append((rows, l2))
+                if l2:  # nothing to add costs nothing in a step
+                    held.setdefault(parameter, []).append((rows, l2))
             else:
                 trained_by[parameter] = net_train
     made: list[torch.optim.Optimizer] = []
@@ -60,18 +61,18 @@ def make_optimizers(
     """
     trained = dict.fromkeys(model.parameters() if own is None else own)
     tables = [module for module in model.modules() if isinstance(module, Table) and module.weight in trained]
-    of_tables = [table.weight for table in tables]
+    of_tables = dict.fromkeys(table.weight for table in tables)
     for table in tables:
         if train.shard_rows is not None and table.num_rows >= train.shard_rows and num_ranks() > 1:
             table.share_out(rank(), num_ranks())
-    rest = [parameter for parameter in trained if parameter not in set(of_tables)]
+    rest = [parameter for parameter in trained if parameter not in of_tables]
     groups = [{"params": rest, "lr": train.learning_rate, "weight_decay": train.weight_decay}]
     lr, l2 = train.embedding_learning_rate, train.embedding_l2
     row_sparse: list[torch.optim.Optimizer] = []
     if train.embedding_optimizer == "same":
         for table in tables:
             table.touched = None
-        groups.append({"params": of_tables, "lr": lr, "weight_decay": l2})
+        groups.append({"params": list(of_tables), "lr": lr, "weight_decay": l2})
     elif train.embedding_optimizer == "sparse-adam":
         row_sparse = [RowAdam(tables, lr=lr, l2=l2, held=held)]
     else:
@@ -102,7 +103,7 @@ def _hold(optimizer: torch.optim.Optimizer, held: Mapping[nn.Parameter, list[Hel
     @torch.no_grad()
     def add(*_: object) -> None:
         for parameter, rows, l2 in stretches:
-            if l2 and parameter.grad is not None:
+            if parameter.grad is not None:
                 parameter.grad[rows].add_(parameter[rows], alpha=l2)
 
     if stretches:
